@@ -1,0 +1,21 @@
+"""Errors meant for the person at the graph: what was expected, what came, what to do."""
+
+
+class PureError(ValueError):
+    """Base of every error that user input can cause."""
+
+
+class ActivationError(PureError):
+    """Captured rows are missing, doubled, misshapen or not finite."""
+
+
+class FitError(PureError):
+    """The activations or settings given to a method do not fit together."""
+
+
+class EraserError(PureError):
+    """An eraser does not fit what it is applied to or combined with."""
+
+
+class EraserFileError(PureError):
+    """A file is not an eraser this version can read, or cannot be written."""

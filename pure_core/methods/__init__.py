@@ -1,0 +1,55 @@
+"""The methods that turn activations into an eraser, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..activations import Activations
+from ..eraser import Edit, Eraser
+from ..errors import FitError
+from . import pure, ridge
+from .pure import fit_pure
+from .ridge import fit_ridge
+
+__all__ = ["METHODS", "Method", "fit", "fit_pure", "fit_ridge"]
+
+
+class Method(NamedTuple):
+    """One way to fit an eraser."""
+
+    fit: Callable[..., Eraser]
+    """(forget, retain or None, **settings) -> Eraser."""
+
+    edit: Edit
+    """The projections it edits unless asked otherwise."""
+
+    settings: tuple[str, ...]
+    """Names of its settings."""
+
+
+METHODS: dict[str, Method] = {
+    "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy")),
+    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping")),
+}
+
+
+def fit(method: str, forget: Activations, retain: Activations | None, **settings: float) -> Eraser:
+    """Fit an eraser by a method's name.
+
+    Settings of other methods are ignored, so a form that shows all of them can pass all.
+
+    Raises:
+        FitError: unknown method or setting, a setting out of range, or forget and retain
+            captured in different ways.
+    """
+    if method not in METHODS:
+        raise FitError(f"Unknown method {method!r}: expected one of {', '.join(METHODS)}.")
+    known = {name for each in METHODS.values() for name in each.settings}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
+    chosen = METHODS[method]
+    return chosen.fit(
+        forget, retain, **{name: settings[name] for name in chosen.settings if name in settings}
+    )

@@ -1,0 +1,125 @@
+"""The ridge eraser (ours): the concept's rows go where its neighbours' rows are.
+
+With H_F the forget rows, H_R the retain rows and T_F, for each forget row, the mean of the
+retain prompts at the same latent and step:
+
+    A = H_F^T H_F / n_F + keep H_R^T H_R / n_R + damping tau I,  tau = |H_R|^2 / (n_R d)
+    E = (T_F^T H_F / n_F + keep H_R^T H_R / n_R + damping tau I) A^-1
+
+which is the minimiser of
+
+    |E H_F - T_F|^2 / n_F + keep |E H_R - H_R|^2 / n_R + damping tau |E - I|^2.
+
+It edits the values only, where E acts on activations exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..activations import Activations
+from ..eraser import Edit, Eraser, LayerEraser
+from ..errors import FitError
+from .common import provenance, require_comparable
+
+EDIT: Edit = "values"
+
+
+@torch.no_grad()
+def fit_ridge(
+    forget: Activations,
+    retain: Activations | None,
+    keep: float = 1.0,
+    damping: float = 0.01,
+) -> Eraser:
+    """Fit the ridge eraser in every layer.
+
+    Args:
+        forget: Activations of the concept's prompts.
+        retain: Activations of its neighbours' prompts, captured in the same way: their mean is
+            where the concept is sent.
+        keep: lambda >= 0. Higher keeps the neighbours better and erases less.
+        damping: mu > 0. Higher changes less in directions that few rows use.
+
+    Raises:
+        FitError: no retain rows, settings out of range, activations captured in different ways,
+            or a layer whose retain rows are all zero.
+    """
+    if retain is None:
+        raise FitError(
+            "The ridge method sends the concept to its neighbours and needs their activations: "
+            "connect 'retain', or use the method 'pure'."
+        )
+    if not 0 <= keep < float("inf"):
+        raise FitError(f"keep has to be 0 or more, got {keep}.")
+    if not 0 < damping < float("inf"):
+        raise FitError(f"damping has to be above 0, got {damping}.")
+    require_comparable(forget, retain)
+    layers = {}
+    for layer, rows in forget.rows.items():
+        if not bool(retain.rows[layer].any()):
+            raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
+        targets = retain.grid(layer).double().mean(dim=0).expand_as(forget.grid(layer))
+        left, right = ridge_factors(
+            rows.double(), targets.reshape(rows.shape), retain.rows[layer].double(), keep, damping
+        )
+        layers[layer] = LayerEraser(left.float(), right.float())
+    settings: dict[str, float | str] = {"keep": keep, "damping": damping}
+    return Eraser(layers, provenance("ridge", settings, EDIT, forget, retain))
+
+
+def ridge_factors(
+    forget: Tensor, targets: Tensor, retain: Tensor, keep: float, damping: float
+) -> tuple[Tensor, Tensor]:
+    """Thin factors of the ridge solution: E = I - L R, L (d, r), R (r, d).
+
+    E - I = (T_F - H_F)^T (H_F A^-1 / n_F), so the rank is at most n_F.
+
+    Args:
+        forget: H_F of shape (n_F, d), float64.
+        targets: T_F of shape (n_F, d), float64.
+        retain: H_R of shape (n_R, d), float64.
+    """
+    tau = retain.square().mean()
+    weighted = torch.cat([forget / len(forget) ** 0.5, retain * (keep / len(retain)) ** 0.5])
+    solved = solve_rows(weighted, damping * tau, len(forget)) / len(forget) ** 0.5
+    return thin_product((forget - targets).T, solved)
+
+
+def solve_rows(rows: Tensor, damping: Tensor, count: int) -> Tensor:
+    """The first `count` rows of X (X^T X + c I)^-1 = (X X^T + c I)^-1 X, by the smaller system.
+
+    Args:
+        rows: X of shape (n, d), float64.
+        damping: c > 0.
+
+    Returns:
+        (count, d).
+    """
+    n, d = rows.shape
+    eye = torch.eye(min(n, d), dtype=rows.dtype)
+    if d <= n:
+        factor = torch.linalg.cholesky(rows.T @ rows + damping * eye)
+        return torch.cholesky_solve(rows[:count].T, factor).T
+    factor = torch.linalg.cholesky(rows @ rows.T + damping * eye)
+    return torch.cholesky_solve(eye[:, :count], factor).T @ rows
+
+
+def thin_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """L R with the fewest columns: the same product truncated at its numerical rank.
+
+    Singular values below float32 rounding, against the identity or the largest, cannot be seen
+    in E = I - L R once the factors are stored in float32. Each factor gets the square root of
+    the values, so both are equally well scaled.
+
+    Args:
+        left: (d, n).
+        right: (n, d).
+    """
+    q_left, r_left = torch.linalg.qr(left)
+    q_right, r_right = torch.linalg.qr(right.T)
+    u, s, v_t = torch.linalg.svd(r_left @ r_right.T)
+    keep = s > torch.finfo(torch.float32).eps * s[0].clamp(min=1)
+    root = s[keep].sqrt()
+    return q_left @ (u[:, keep] * root), (root[:, None] * v_t[keep]) @ q_right.T
