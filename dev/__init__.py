@@ -1,0 +1,1 @@
+"""The environment tool behind `dev.py`; nothing here is part of the plugin."""
