@@ -9,6 +9,12 @@ from torch import Tensor
 
 from .errors import FitError
 
+BLOCK = 12
+"""Directions added to the search space at a time. Measured fastest at widths 320 to 1280."""
+
+TOLERANCE = 1e-7
+"""Largest angle, in radians, allowed between a searched subspace and the exact one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Basis:
@@ -33,7 +39,9 @@ class Basis:
     @property
     def cumulative(self) -> Tensor:
         """(r,) share of the total energy in the first 1, 2, .. r directions."""
-        return self.singular_values.square().cumsum(0) / max(self.total_energy, 1e-300)
+        if self.total_energy == 0:
+            return self.singular_values
+        return self.singular_values.square().cumsum(0) / self.total_energy
 
 
 @torch.no_grad()
@@ -53,25 +61,80 @@ def fit_basis(rows: Tensor, energy: float) -> Basis:
     """
     check_energy("energy", energy)
     matrix = rows.to("cpu", torch.float64)
-    _, singular_values, vectors_t = torch.linalg.svd(matrix, full_matrices=False)
-    total = float(singular_values.square().sum())
-    rank = rank_for_energy(singular_values, total, energy, max(matrix.shape))
-    return Basis(vectors_t[:rank].T.contiguous(), singular_values[:rank], total, energy)
+    total = float(matrix.square().sum())
+    found = search_leading(matrix, energy * total) if energy < 1 else None
+    values, vectors = found or decompose(matrix, energy * total if energy < 1 else None)
+    return Basis(vectors.contiguous(), values, total, energy)
 
 
-def rank_for_energy(singular_values: Tensor, total: float, energy: float, size: int) -> int:
-    """The fewest leading values whose squares sum to `energy` x `total`.
+def search_leading(matrix: Tensor, wanted: float) -> tuple[Tensor, Tensor] | None:
+    """The leading directions of H that hold a given energy, without decomposing all of H.
 
-    Never more than the numerical rank: values below `size` x float64 rounding x the largest are
-    noise of the decomposition.
+    Activations have few strong directions, and a full SVD spends its time on the weak ones.
+    Block Krylov search on H^T H (Golub & Van Loan, Matrix Computations, 10.3.6) in float64: the
+    space spanned by G, H^T H G, (H^T H)^2 G, .. for a random G is grown by a block, kept
+    orthonormal, and H^T H restricted to it is diagonalised exactly. It stops when the residual
+    over the gap to the next value, which bounds the angle to the exact subspace (Davis-Kahan),
+    is below `TOLERANCE`.
+
+    Args:
+        matrix: H of shape (n, d), float64.
+        wanted: Energy to hold, at most |H|^2.
+
+    Returns:
+        Singular values (r,) and vectors (d, r), or None if the space has grown to a third of
+        the whole first: then there is no small leading subspace, or no gap behind it.
     """
-    if total == 0:
-        return 0
-    noise = size * torch.finfo(torch.float64).eps * float(singular_values[0])
-    numerical_rank = int((singular_values > noise).sum())
-    reached = singular_values.square().cumsum(0) >= energy * total
-    enough = int((~reached).sum()) + 1
-    return min(enough, numerical_rank)
+    n, d = matrix.shape
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(n, BLOCK, dtype=matrix.dtype, generator=generator)
+    space, image = torch.empty(d, 0, dtype=matrix.dtype), torch.empty(n, 0, dtype=matrix.dtype)
+    block, _ = _extend(space, matrix.T @ start)
+    while space.shape[1] + BLOCK <= min(n, d) // 3:
+        space = torch.cat([space, block], dim=1)
+        image = torch.cat([image, matrix @ block], dim=1)
+        block, residual = _extend(space, matrix.T @ image[:, -BLOCK:])
+        energies, rotation = torch.linalg.eigh(image.T @ image)
+        energies, rotation = energies.flip(0), rotation.flip(1)
+        rank = _count_for(energies, wanted)
+        if rank < len(energies):
+            error = torch.linalg.norm(residual @ rotation[-BLOCK:, :rank])
+            if error < TOLERANCE * (energies[rank - 1] - energies[rank]):
+                return energies[:rank].sqrt(), space @ rotation[:, :rank]
+    return None
+
+
+def decompose(matrix: Tensor, wanted: float | None) -> tuple[Tensor, Tensor]:
+    """The leading directions of H that hold a given energy, from its full thin SVD.
+
+    Args:
+        matrix: H of shape (n, d), float64.
+        wanted: Energy to hold; None for all directions above rounding.
+
+    Returns:
+        Singular values (r,) and vectors (d, r).
+    """
+    _, values, vectors_t = torch.linalg.svd(matrix, full_matrices=False)
+    noise = max(matrix.shape) * torch.finfo(torch.float64).eps * values[0]
+    rank = int((values > noise).sum())
+    if wanted is not None:
+        rank = min(rank, _count_for(values.square(), wanted))
+    return values[:rank], vectors_t[:rank].T
+
+
+def _extend(space: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """An orthonormal block Q orthogonal to a space, and B with images = Q B up to the space.
+
+    Done twice, because what is left of an image inside the space is all rounding.
+    """
+    first, inner = torch.linalg.qr(images - space @ (space.T @ images))
+    block, outer = torch.linalg.qr(first - space @ (space.T @ first))
+    return block, outer @ inner
+
+
+def _count_for(energies: Tensor, wanted: float) -> int:
+    """How many leading energies it takes to sum to `wanted`; one more than all if they do not."""
+    return int((energies.cumsum(0) < wanted).sum()) + 1
 
 
 def check_energy(name: str, energy: float) -> None:
