@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from torch import Tensor
+
 from .. import __version__
 from ..activations import Activations
 from ..eraser import Edit, Provenance
@@ -27,6 +29,16 @@ def require_comparable(forget: Activations, retain: Activations | None) -> None:
             f"forget has {len(forget.rows)} layers and retain {len(retain.rows)}, or their "
             "widths differ: capture both from the same model."
         )
+
+
+def neighbour_means(forget: Activations, retain: Activations, layer: str) -> Tensor:
+    """For each forget row, the mean over the retain prompts at the same latent and step.
+
+    Returns:
+        T_F of shape (n_F, d), float64.
+    """
+    means = retain.grid(layer).double().mean(dim=0)
+    return means.expand(len(forget.prompts), *means.shape).flatten(0, 2)
 
 
 def provenance(

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
-from .common import provenance, require_comparable
+from .common import neighbour_means, provenance, require_comparable
 
 EDIT: Edit = "values"
 
@@ -60,9 +60,9 @@ def fit_ridge(
     for layer, rows in forget.rows.items():
         if not bool(retain.rows[layer].any()):
             raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
-        targets = retain.grid(layer).double().mean(dim=0).expand_as(forget.grid(layer))
+        targets = neighbour_means(forget, retain, layer)
         left, right = ridge_factors(
-            rows.double(), targets.reshape(rows.shape), retain.rows[layer].double(), keep, damping
+            rows.double(), targets, retain.rows[layer].double(), keep, damping
         )
         layers[layer] = LayerEraser(left.float(), right.float())
     settings: dict[str, float | str] = {"keep": keep, "damping": damping}

@@ -1,0 +1,61 @@
+"""A small drawing surface: Pillow in the report's own units, with smooth lines and letters."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+SCALE = 2
+"""Everything is drawn this much larger and reduced at the end."""
+
+
+class Canvas:
+    """An RGB picture of a size in pixels, white at first."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.size = (width, height)
+        self._image = Image.new("RGB", (width * SCALE, height * SCALE), (255, 255, 255))
+        self._draw = ImageDraw.Draw(self._image)
+
+    def text(
+        self, at: Point, text: str, size: float = 13, colour: Colour = (0, 0, 0), anchor: str = "lm"
+    ) -> None:
+        """Text at a point; `anchor` as Pillow's: l, m, r and then a, m, s."""
+        font = ImageFont.load_default(size * SCALE)
+        self._draw.text(_large(at), printable(text), colour, font, anchor)
+
+    def box(self, corner: Point, opposite: Point, colour: Colour, radius: float = 0) -> None:
+        """A filled rectangle with round corners."""
+        corners = [_large(corner), _large(opposite)]
+        self._draw.rounded_rectangle(corners, radius * SCALE, colour)
+
+    def line(self, points: Sequence[Point], colour: Colour, width: float = 1) -> None:
+        """A line through points."""
+        large = [_large(point) for point in points]
+        self._draw.line(large, colour, round(width * SCALE), joint="curve")
+
+    def dot(self, at: Point, radius: float, colour: Colour) -> None:
+        """A filled circle."""
+        self._draw.circle(_large(at), radius * SCALE, colour)
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """(height, width, 3)."""
+        return np.asarray(self._image.resize(self.size, Image.Resampling.LANCZOS))
+
+
+def printable(text: str) -> str:
+    """Text in the letters that Pillow's built-in font has: accents go, the rest becomes '?'."""
+    apart = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in apart if not unicodedata.combining(letter))
+    return plain.encode("ascii", "replace").decode("ascii")
+
+
+def _large(point: Point) -> Point:
+    return point[0] * SCALE, point[1] * SCALE

@@ -1,0 +1,250 @@
+"""The fit report's numbers: what an eraser does to the rows it was fitted on.
+
+All shares are of energy, the squared norm summed over rows. Activations have a large mean that
+a concept shares with everything else, so little of the forget energy has to go for the concept
+to go; what tells the concept apart is its gap to the neighbours' mean at the same latent and
+step, and the gap is reported on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..activations import Activations
+from ..bases import fit_basis
+from ..eraser import Eraser, LayerEraser, Provenance, require_same_widths
+from ..methods.common import neighbour_means, require_comparable
+
+SPECTRUM_ENERGY = 0.99
+"""The spectra are shown at least up to this share of the energy."""
+
+ENOUGH_REMOVED = 0.5
+"""Below this share of the gap removed, the summary warns that the concept will remain."""
+
+ENOUGH_KEPT = 0.9
+"""Below this share of the retain energy kept, the summary warns that neighbours change."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How the energy of a layer's rows spreads over their leading directions."""
+
+    cumulative: tuple[float, ...]
+    """Share of the energy in the first 1, 2, .. directions."""
+
+    energy: float
+    """The share that was asked for, or `SPECTRUM_ENERGY` where the method asks for none."""
+
+    @property
+    def rank(self) -> int:
+        """How many directions hold `energy`."""
+        return min(sum(share < self.energy for share in self.cumulative) + 1, len(self.cumulative))
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer of the report. What needs retain rows is None without them."""
+
+    name: str
+    width: int
+    """d."""
+
+    rank: int
+    """Of E - I."""
+
+    forget_spectrum: Spectrum
+    retain_spectrum: Spectrum | None
+
+    forget_removed: float
+    """1 - |E H_F|^2 / |H_F|^2. Below 0 if E amplifies."""
+
+    mean_removed: float
+    """The same for the mean h of the forget rows: 1 - |E h|^2 / |h|^2."""
+
+    mean_protected: float | None
+    """|P_F P_R h|^2 / |h|^2: what PURE leaves of the forget mean inside the forget subspace,
+    because the retain subspace holds it. None for other methods."""
+
+    gap_closed: float | None
+    """1 - |E H_F - T_F|^2 / |H_F - T_F|^2, with T_F the mean of the retain prompts at the same
+    latent and step: 1 if forget rows end exactly where the neighbours' mean is, 0 if they come
+    no closer."""
+
+    retain_kept: float | None
+    """1 - |E H_R - H_R|^2 / |H_R|^2."""
+
+    @property
+    def forget_rank(self) -> int:
+        """Directions that hold the forget energy asked for."""
+        return self.forget_spectrum.rank
+
+    @property
+    def retain_rank(self) -> int | None:
+        """Directions that hold the retain energy asked for."""
+        return None if self.retain_spectrum is None else self.retain_spectrum.rank
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """An eraser against the rows it was fitted on."""
+
+    provenance: Provenance
+    layers: tuple[LayerReport, ...]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, eraser: Eraser, forget: Activations, retain: Activations | None) -> FitReport:
+        """Measure an eraser on forget and retain rows.
+
+        Raises:
+            EraserError: the eraser's layers are not those of the activations.
+            FitError: forget and retain rows were captured in different ways.
+        """
+        require_same_widths(eraser.widths, forget.widths)
+        require_comparable(forget, retain)
+        layers = tuple(
+            _report_layer(name, layer, eraser.provenance, forget, retain)
+            for name, layer in eraser.to("cpu", torch.float32).layers.items()
+        )
+        return cls(eraser.provenance, layers)
+
+    def mean(self, value: Callable[[LayerReport], float | None]) -> float | None:
+        """The mean of a number over all layers, or None where it was not measured."""
+        values = [value(layer) for layer in self.layers]
+        known = [each for each in values if each is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before trusting the eraser, with what to change."""
+        return tuple(
+            warning
+            for warning in (
+                self._missing_neighbours(),
+                self._little_removed(),
+                self._little_kept(),
+            )
+            if warning
+        )
+
+    def summary(self) -> str:
+        """The report as a few lines of text."""
+        made, ranks = self.provenance, [layer.rank for layer in self.layers]
+        settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
+        lines = [
+            f"Method {made.method} ({settings}); edits {made.edit}; fitted on {made.source_name}.",
+            f"{len(made.forget)} forget prompts, for example '{made.forget[0]}'; "
+            f"{len(made.retain)} retain prompts.",
+            f"{len(self.layers)} layers, ranks {min(ranks)} to {max(ranks)}. Mean over layers:",
+            _line("forget energy removed", self.mean(lambda layer: layer.forget_removed)),
+            _line("removed along the forget mean", self.mean(lambda layer: layer.mean_removed)),
+            _line("gap to the neighbours closed", self.mean(lambda layer: layer.gap_closed)),
+            _line("retain energy kept", self.mean(lambda layer: layer.retain_kept)),
+            _line(
+                "forget mean protected by the retain directions",
+                self.mean(lambda layer: layer.mean_protected),
+            ),
+            *(f"Warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def _missing_neighbours(self) -> str:
+        if self.provenance.retain:
+            return ""
+        return (
+            "Fitted without retain anchors. The edit also removes what the concept shares with "
+            "everything else, so unrelated pictures will be damaged. Connect activations of "
+            "neighbouring concepts to 'retain'."
+        )
+
+    def _little_removed(self) -> str:
+        removed = self.mean(lambda layer: layer.gap_closed)
+        of_what = "what sets the concept apart from its neighbours"
+        if removed is None:
+            removed = self.mean(lambda layer: layer.forget_removed) or 0.0
+            of_what = "the concept's energy"
+        if removed >= ENOUGH_REMOVED:
+            return ""
+        remedy = "Raise strength or forget_energy."
+        if "retain_energy" in self.provenance.settings:
+            now = self.provenance.settings["retain_energy"]
+            remedy = (
+                f"The neighbours' directions hold the rest: lower retain_energy (now {now}), or "
+                "use the method 'ridge'."
+            )
+        elif "keep" in self.provenance.settings:
+            now = self.provenance.settings["keep"]
+            remedy = f"Lower keep (now {now}) or damping."
+        return f"Only {removed:.0%} of {of_what} is removed: expect it to remain. {remedy}"
+
+    def _little_kept(self) -> str:
+        kept = self.mean(lambda layer: layer.retain_kept)
+        if kept is None or kept >= ENOUGH_KEPT:
+            return ""
+        return (
+            f"Only {kept:.0%} of the retain energy is kept: neighbours will change. Raise "
+            "retain_energy (pure) or keep (ridge), or use a lower strength."
+        )
+
+
+def _line(label: str, share: float | None) -> str:
+    return "" if share is None else f"  {label}: {share:.1%}"
+
+
+def _report_layer(
+    name: str,
+    layer: LayerEraser,
+    made: Provenance,
+    forget: Activations,
+    retain: Activations | None,
+) -> LayerReport:
+    rows = forget.rows[name]
+    mean = rows.mean(dim=0)
+    forget_basis, forget_spectrum = _spectrum(rows, made.settings.get("forget_energy"))
+    alone = LayerReport(
+        name=name,
+        width=layer.width,
+        rank=layer.rank,
+        forget_spectrum=forget_spectrum,
+        retain_spectrum=None,
+        forget_removed=1 - _share(layer(rows), rows),
+        mean_removed=1 - _share(layer(mean), mean),
+        mean_protected=None,
+        gap_closed=None,
+        retain_kept=None,
+    )
+    if retain is None:
+        return alone
+    kept = retain.rows[name]
+    target = neighbour_means(forget, retain, name).float()
+    retain_basis, retain_spectrum = _spectrum(kept, made.settings.get("retain_energy"))
+    protected = _project(_project(mean.double(), retain_basis), forget_basis)
+    return replace(
+        alone,
+        retain_spectrum=retain_spectrum,
+        mean_protected=_share(protected, mean) if made.method == "pure" else None,
+        gap_closed=1 - _share(layer(rows) - target, rows - target),
+        retain_kept=1 - _share(layer(kept) - kept, kept),
+    )
+
+
+def _spectrum(rows: Tensor, asked: float | str | None) -> tuple[Tensor, Spectrum]:
+    """The directions (d, r) that hold the energy asked for, and the spectrum around them."""
+    energy = asked if isinstance(asked, float) else SPECTRUM_ENERGY
+    basis = fit_basis(rows, max(energy, SPECTRUM_ENERGY))
+    spectrum = Spectrum(tuple(basis.cumulative.tolist()), energy)
+    return basis.vectors[:, : spectrum.rank], spectrum
+
+
+def _project(row: Tensor, vectors: Tensor) -> Tensor:
+    """P h = V V^T h."""
+    return vectors @ (vectors.T @ row)
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    """|part|^2 / |whole|^2, and 0 of nothing."""
+    return float(part.square().sum() / whole.square().sum().clamp(min=1e-30))
