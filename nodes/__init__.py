@@ -1,0 +1,21 @@
+"""The graph's nodes: one file per thing a person does."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .capture import Capture
+from .concept import Concept
+from .erase import EraseConcept
+from .files import LoadEraser, SaveEraser
+from .fit import Fit
+from .patch import Patch
+
+
+class PureExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [EraseConcept, Concept, Capture, Fit, Patch, SaveEraser, LoadEraser]
+
+
+async def comfy_entrypoint() -> PureExtension:
+    return PureExtension()

@@ -1,0 +1,42 @@
+"""PURE_Capture: what the model's cross-attention puts out for a list of prompts."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .defaults import Trajectory
+from .host.capture import capture
+from .prompts import lines
+from .types import CATEGORY, Activations, trajectory_inputs
+
+
+class Capture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PURE_Capture",
+            display_name="PURE Capture",
+            category=CATEGORY,
+            description=(
+                "Samples the first steps for every prompt and keeps the mean output of every "
+                "cross-attention layer. Use two with the same settings: one for forget, one for "
+                "retain. LoRAs and attention patches upstream are part of the model that is "
+                "captured."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
+                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts to capture, one a line, at least one.",
+                ),
+                *trajectory_inputs(),
+            ],
+            outputs=[Activations.Output("activations")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, clip: Any, prompts: str, **trajectory: Any) -> io.NodeOutput:
+        return io.NodeOutput(capture(model, clip, lines(prompts), Trajectory(**trajectory)))

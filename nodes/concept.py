@@ -1,0 +1,37 @@
+"""PURE_Concept: from a name to the prompts that stand for it."""
+
+from comfy_api.latest import io
+
+from .prompts import anchors
+from .types import CATEGORY, advanced, concept_input, kind_input, neighbours_input, templates_input
+
+
+class Concept(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PURE_Concept",
+            display_name="PURE Concept",
+            category=CATEGORY,
+            description=(
+                "Writes the prompts to capture: the concept in several short phrasings, and its "
+                "neighbours in the same phrasings."
+            ),
+            inputs=[
+                concept_input(),
+                kind_input(),
+                neighbours_input(),
+                advanced(templates_input()),
+            ],
+            outputs=[
+                io.String.Output("forget", tooltip="Prompts of the concept, one a line."),
+                io.String.Output("retain", tooltip="Prompts of its neighbours, one a line."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, concept: str, kind: str, neighbours: str, templates: str = ""
+    ) -> io.NodeOutput:
+        prompts = anchors(concept, kind, neighbours, templates)
+        return io.NodeOutput("\n".join(prompts.forget), "\n".join(prompts.retain))

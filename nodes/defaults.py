@@ -1,0 +1,53 @@
+"""Every default of the graph's nodes, in one place.
+
+They are the settings that measured best on the development concepts of the small trained model
+(`tests/world/`); the README's table shows the measurement.
+"""
+
+from typing import NamedTuple
+
+
+class Trajectory(NamedTuple):
+    """How a capture samples. The field defaults are the nodes' defaults."""
+
+    steps: int = 16
+    """Length of the sampling schedule."""
+
+    run_steps: int = 5
+    """How many of these steps are run, from the noisy end."""
+
+    latents: int = 3
+    """Starting latents per prompt."""
+
+    cfg: float = 4.0
+    """Guidance scale. 1 runs without the empty prompt, at half the cost."""
+
+    seed: int = 0
+    width: int = 512
+    """Pixels."""
+
+    height: int = 512
+    """Pixels."""
+
+    sampler_name: str = "euler"
+    scheduler: str = "normal"
+
+
+class Fitting(NamedTuple):
+    """Settings of every method. Each method reads its own."""
+
+    forget_energy: float = 0.99
+    """PURE: share of the forget activations' energy that is projected out, in (0, 1]."""
+
+    retain_energy: float = 0.7
+    """PURE: share of the retain activations' energy that is protected, in (0, 1]."""
+
+    keep: float = 1.0
+    """Ridge: lambda, weight of keeping the neighbours."""
+
+    damping: float = 0.01
+    """Ridge: mu, weight of changing nothing else."""
+
+
+METHOD = "ridge"
+STRENGTH = 1.0

@@ -1,0 +1,109 @@
+"""PURE_Fit: from activations to an eraser, with a report of what it does."""
+
+from comfy_api.latest import io
+
+from ..pure_core import activations as core
+from ..pure_core.methods import METHODS, fit
+from ..pure_core.report import FitReport, draw
+from .defaults import METHOD, Fitting
+from .host.pictures import to_image
+from .types import CATEGORY, Activations, Eraser, method_input
+
+ENERGY_STEP = 0.00001
+
+
+class Fit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = Fitting()
+        return io.Schema(
+            node_id="PURE_Fit",
+            display_name="PURE Fit",
+            category=CATEGORY,
+            description=(
+                "Finds, in every cross-attention layer, the change that removes the concept and "
+                "keeps its neighbours. For the paper's method choose pure."
+            ),
+            inputs=[
+                Activations.Input("forget", tooltip="Activations of the concept's prompts."),
+                Activations.Input(
+                    "retain",
+                    optional=True,
+                    tooltip=(
+                        "Activations of its neighbours, captured with the same model and settings. "
+                        "Without them pure damages everything the concept shares with the rest of "
+                        "the world, and ridge cannot be fitted."
+                    ),
+                ),
+                method_input(list(METHODS), METHOD),
+                io.Float.Input(
+                    "forget_energy",
+                    default=default.forget_energy,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=ENERGY_STEP,
+                    tooltip=(
+                        "pure: share of the forget activations' energy (cumulative variance) that "
+                        "is projected out, above 0 to 1. Higher removes more directions."
+                    ),
+                ),
+                io.Float.Input(
+                    "retain_energy",
+                    default=default.retain_energy,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=ENERGY_STEP,
+                    tooltip=(
+                        "pure: share of the retain activations' energy that is protected, above 0 "
+                        "to 1. Where the neighbours' directions contain the concept, a high value "
+                        "keeps the concept too: lower it if the report says little is removed."
+                    ),
+                ),
+                io.Float.Input(
+                    "keep",
+                    default=default.keep,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    round=ENERGY_STEP,
+                    tooltip=(
+                        "ridge: weight of keeping the neighbours (lambda), 0 to 1000. Higher keeps "
+                        "better and erases less."
+                    ),
+                ),
+                io.Float.Input(
+                    "damping",
+                    default=default.damping,
+                    min=ENERGY_STEP,
+                    max=10.0,
+                    step=0.01,
+                    round=ENERGY_STEP,
+                    tooltip=(
+                        "ridge: weight of changing nothing else (mu), above 0 to 10. Higher is "
+                        "more careful with whatever is neither concept nor neighbour."
+                    ),
+                ),
+            ],
+            outputs=[
+                Eraser.Output("eraser"),
+                io.Image.Output(
+                    "report",
+                    tooltip="Per layer: ranks, spectra, how much is removed and how much kept.",
+                ),
+                io.String.Output("summary", tooltip="The report in words."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        forget: core.Activations,
+        method: str,
+        retain: core.Activations | None = None,
+        **settings: float,
+    ) -> io.NodeOutput:
+        eraser = fit(method, forget, retain, **settings)
+        report = FitReport.of(eraser, forget, retain)
+        return io.NodeOutput(eraser, to_image(draw(report)), report.summary())

@@ -1,0 +1,196 @@
+"""Sockets and widgets that several nodes share."""
+
+from typing import TypeVar
+
+from comfy_api.latest import io
+
+from .defaults import Trajectory
+from .host.capture import LATENT_PIXELS, SAMPLERS, SCHEDULERS
+from .prompts import KINDS
+
+CATEGORY = "PURE"
+
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
+MAX_STRENGTH = 5.0
+
+Activations = io.Custom("PURE_ACTIVATIONS")
+Eraser = io.Custom("PURE_ERASER")
+
+Widget = TypeVar("Widget", bound=io.Input)
+
+
+def advanced(widget: Widget) -> Widget:
+    """Mark an input as advanced: the editor folds it away.
+
+    ComfyUI 0.3.75 has no keyword for it, but passes on what is in `extra_dict`.
+    """
+    widget.extra_dict["advanced"] = True
+    return widget
+
+
+def optional(widget: Widget) -> Widget:
+    """The same input, which may be left out of a workflow."""
+    widget.optional = True
+    return widget
+
+
+def concept_input() -> io.String.Input:
+    return io.String.Input(
+        "concept",
+        default="",
+        tooltip="What to erase, as a prompt would name it, for example: Van Gogh. Not a sentence.",
+    )
+
+
+def kind_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "kind",
+        options=list(KINDS),
+        default=KINDS[0],
+        tooltip=(
+            "What the concept is. It chooses the phrasings: six for every kind ('a photo of ...', "
+            "'a painting by ...'); custom has one, the bare name, for your own templates."
+        ),
+    )
+
+
+def neighbours_input() -> io.String.Input:
+    return io.String.Input(
+        "neighbours",
+        default="",
+        multiline=True,
+        tooltip=(
+            "What to keep: other concepts of the same kind, one a line. About nine are good, the "
+            "closest ones first (for one painter: other painters). Without neighbours PURE also "
+            "removes what the concept shares with everything else and damages the model; the "
+            "method ridge cannot be fitted without them."
+        ),
+    )
+
+
+def templates_input() -> io.String.Input:
+    return io.String.Input(
+        "templates",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip=(
+            "Your own phrasings instead of the kind's, one a line, with {} where the concept goes. "
+            "Empty: those of the kind."
+        ),
+    )
+
+
+def trajectory_inputs() -> list[io.Input]:
+    """One input per field of `Trajectory`, in its order."""
+    default = Trajectory()
+    return [
+        io.Int.Input(
+            "steps",
+            default=default.steps,
+            min=1,
+            max=1000,
+            step=1,
+            tooltip="Length of the sampling schedule, 1 to 1000 steps.",
+        ),
+        io.Int.Input(
+            "run_steps",
+            default=default.run_steps,
+            min=1,
+            max=1000,
+            step=1,
+            tooltip=(
+                "How many of the steps are run and captured, from the noisy end, 1 to steps. The "
+                "first few decide what the picture shows."
+            ),
+        ),
+        io.Int.Input(
+            "latents",
+            default=default.latents,
+            min=1,
+            max=64,
+            step=1,
+            tooltip=(
+                "Starting noises per prompt, 1 to 64. Every prompt gets the same ones. More "
+                "measure better and take longer."
+            ),
+        ),
+        io.Float.Input(
+            "cfg",
+            default=default.cfg,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip=(
+                "Guidance scale of the trajectory, 1 to 30, against the empty prompt. Only the "
+                "prompted half is captured. At 1 the other half is not run: twice as fast."
+            ),
+        ),
+        io.Int.Input(
+            "seed",
+            default=default.seed,
+            min=0,
+            max=MAX_SEED,
+            step=1,
+            control_after_generate=False,
+            tooltip="Seed of the starting noises. Use one for forget and retain.",
+        ),
+        *(
+            io.Int.Input(
+                name,
+                default=getattr(default, name),
+                min=LATENT_PIXELS,
+                max=4096,
+                step=LATENT_PIXELS,
+                tooltip=(
+                    f"Picture {name} in pixels, a multiple of {LATENT_PIXELS}, {LATENT_PIXELS} to "
+                    "4096. The model's usual size or somewhat less: 512 for SD 1.5, 768 to 1024 "
+                    "for SDXL."
+                ),
+            )
+            for name in ("width", "height")
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=list(SAMPLERS),
+            default=default.sampler_name,
+            tooltip=(
+                "Sampler of the trajectory. One row is captured per step, at the first model call "
+                "of the step; samplers that choose their own steps are not offered."
+            ),
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=list(SCHEDULERS),
+            default=default.scheduler,
+            tooltip="How noise levels are spaced over the steps.",
+        ),
+    ]
+
+
+def strength_input(default: float) -> io.Float.Input:
+    return io.Float.Input(
+        "strength",
+        default=default,
+        min=-MAX_STRENGTH,
+        max=MAX_STRENGTH,
+        step=0.05,
+        tooltip=(
+            f"How far to go, {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}. 1 erases as fitted, 0 leaves "
+            "the model exactly as it is, below 0 amplifies the concept."
+        ),
+    )
+
+
+def method_input(methods: list[str], default: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "method",
+        options=methods,
+        default=default,
+        tooltip=(
+            "pure: the published projection, edits keys and values. ridge: least squares, sends "
+            "the concept to what its neighbours do and edits values only. The default is what "
+            "measured best on the development concepts of the small model shipped for tests; "
+            "choose pure for the paper's method."
+        ),
+    )
