@@ -1,0 +1,89 @@
+"""The shipped model in this ComfyUI process: load it as stock nodes do and sample many prompts."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.comfy import inprocess
+
+inprocess.enter()
+
+import comfy.sample
+import nodes
+from comfyui_pure.nodes.defaults import Fitting, Trajectory
+from comfyui_pure.nodes.host.capture import capture_groups
+from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
+from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.prompts import anchors
+from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.methods import fit
+
+from tests.world.measure import Trial
+from tests.world.prompts import name_of
+
+SIZE = 64
+TRAJECTORY = Trajectory(width=SIZE, height=SIZE)
+STEPS, CFG, BATCH = 20, 4.0, 32
+
+
+class Shipped:
+    """What `CheckpointLoaderSimple` gives for the shipped checkpoint."""
+
+    def __init__(self) -> None:
+        name = os.path.basename(os.environ["PURE_CHECKPOINT"])
+        self.model, self.clip, self.vae = nodes.CheckpointLoaderSimple().load_checkpoint(name)[:3]
+        self._encode = lru_cache(maxsize=4096)(lambda text: encode(self.clip, text))
+
+    def encode(self, text: str) -> Encoded:
+        """The prompt's conditioning, remembered."""
+        return self._encode(text)
+
+    def latents(self, texts: list[str], model: Any = None, seed: int = 0) -> Tensor:
+        """Latents (b, 4, 8, 8) by the stock sampler, a different prompt in every batch row."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(texts), 4, SIZE // 8, SIZE // 8, generator=generator)
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            own = noise[start : start + len(batch)]
+            parts.append(
+                comfy.sample.sample(
+                    model or self.model,
+                    own,
+                    STEPS,
+                    CFG,
+                    "euler",
+                    "normal",
+                    stack([self.encode(text) for text in batch]),
+                    stack([self.encode("")]),
+                    torch.zeros_like(own),
+                    disable_pbar=True,
+                    seed=seed,
+                )
+            )
+        return torch.cat(parts)
+
+    def pictures(self, texts: list[str], model: Any = None, seed: int = 0) -> Tensor:
+        """Pictures (b, 3, 64, 64) in [0, 1]."""
+        latents = self.latents(texts, model, seed)
+        return self.vae.decode(latents).permute(0, 3, 1, 2).float().clamp(0, 1).cpu()
+
+    def capture(self, trial: Trial) -> tuple[Activations, Activations]:
+        """Forget and retain activations of a trial's concept, as `PURE_EraseConcept` takes them."""
+        neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
+        prompts = anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
+        forget, retain = capture_groups(self.model, self.clip, list(prompts), TRAJECTORY)
+        return forget, retain
+
+    def erase(self, trial: Trial, method: str) -> tuple[Any, Eraser]:
+        """The model without the trial's concept, with the nodes' default settings."""
+        eraser = fit(method, *self.capture(trial), **Fitting()._asdict())
+        return patch(self.model, eraser, 1.0, AS_FITTED), eraser
+
+

@@ -1,0 +1,128 @@
+"""The small model in its narrow form, outside ComfyUI: the same function some ten times faster.
+
+Settings are swept with it (`benchmarks/sweep.py`); everything that is reported is measured in
+ComfyUI on the wide checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .networks import Attention, Decoder, TextEncoder, UNet
+from .train import alphas_cumprod
+from .words import known_tokens, rows
+
+LAYERS = {
+    "in_attn.0": "input_blocks.1.1",
+    "in_attn.1": "input_blocks.3.1",
+    "mid_attn": "middle_block.1",
+    **{f"out_attn.{i}": f"output_blocks.{i}.1" for i in range(4)},
+}
+
+
+class NarrowModel(NamedTuple):
+    """Text encoder, U-Net and decoder."""
+
+    text: TextEncoder
+    unet: UNet
+    decoder: Decoder
+
+    def cross_attention(self) -> dict[str, Attention]:
+        """Cross-attention layers under their names in the checkpoint."""
+        return {
+            f"{name}.transformer_blocks.0.attn2": self.unet.get_submodule(f"{own}.attn2")
+            for own, name in LAYERS.items()
+        }
+
+
+def load(weights: Path) -> NarrowModel:
+    """The compact weights in float32."""
+
+    def fill(module: nn.Module, file: str, prefix: str) -> nn.Module:
+        tensors = load_file(weights / f"{file}.safetensors")
+        own = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict(own)
+        return module.eval().requires_grad_(False)
+
+    return NarrowModel(
+        fill(TextEncoder(len(known_tokens())), "diffusion", "text."),
+        fill(UNet(), "diffusion", "unet."),
+        fill(Decoder(), "autoencoder", "decoder."),
+    )
+
+
+def sigmas(steps: int) -> Tensor:
+    """ComfyUI's "normal" schedule: evenly spaced timesteps, then zero."""
+    alphas = alphas_cumprod().double()
+    table = ((1 - alphas) / alphas).sqrt().log()
+    t = torch.linspace(999, 0, steps, dtype=torch.float64)
+    low = t.floor().long()
+    high = (low + 1).clamp(max=999)
+    values = torch.lerp(table[low], table[high], t - low).exp()
+    return torch.cat([values, torch.zeros(1)]).float()
+
+
+@torch.no_grad()
+def sample(
+    model: NarrowModel,
+    texts: list[str],
+    noise: Tensor,
+    steps: int = 20,
+    cfg: float = 4.0,
+    run_steps: int | None = None,
+    before_step: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Euler sampling of one latent (4, 8, 8) per text; conditional rows come first in a call."""
+    context = torch.cat([model.text(rows(texts)), model.text(rows([""])).expand(len(texts), -1, -1)])
+    table = alphas_cumprod()
+    log_sigmas = ((1 - table) / table).sqrt().log()
+    levels = sigmas(steps)
+    x = noise * (1 + levels[0] ** 2).sqrt()
+    for i in range(run_steps or steps):
+        if before_step:
+            before_step(i)
+        sigma = levels[i]
+        t = (sigma.log() - log_sigmas).abs().argmin().expand(2 * len(texts))
+        scaled = x / (1 + sigma**2).sqrt()
+        eps, eps_empty = model.unet(scaled.repeat(2, 1, 1, 1), t, context).chunk(2)
+        x = x + (eps_empty + cfg * (eps - eps_empty)) * (levels[i + 1] - sigma)
+    return x
+
+
+@torch.no_grad()
+def pictures(
+    model: NarrowModel, texts: list[str], seed: int = 0, steps: int = 20, cfg: float = 4.0
+) -> Tensor:
+    """Pictures (b, 3, 64, 64) in [0, 1], in batches of 32."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(texts), 4, 8, 8, generator=generator)
+    out = []
+    for start in range(0, len(texts), 32):
+        part = slice(start, start + 32)
+        out.append(model.decoder(sample(model, texts[part], noise[part], steps, cfg)))
+    return torch.cat(out).clamp(0, 1)
+
+
+@contextmanager
+def recording(model: NarrowModel) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the inputs of every cross-attention's `to_out`, averaged over positions."""
+    found: dict[str, list[Tensor]] = {name: [] for name in model.cross_attention()}
+    hooks = []
+    for name, layer in model.cross_attention().items():
+
+        def keep(_: nn.Module, args: tuple[Tensor], own: list[Tensor] = found[name]) -> None:
+            own.append(args[0].mean(1))
+
+        hooks.append(layer.to_out.register_forward_pre_hook(keep))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
