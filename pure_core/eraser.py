@@ -24,9 +24,12 @@ class LayerEraser:
     """E = I - proj_left @ proj_right for one layer.
 
     Every method here changes only what lies in a few directions, so the d x d matrix is the
-    identity plus something of low rank and is never formed. Multiplying the value projection
-    by E gives E h exactly, since attention mixes values linearly:
-    softmax(Q K^T) (V E^T) = (softmax(Q K^T) V) E^T.
+    identity plus something of low rank and is never formed.
+
+    E is meant for activations h, the outputs of all heads side by side. Multiplying the value
+    projection by E gives E h exactly for one head, where attention mixes values linearly:
+    A (V E^T) = (A V) E^T. With several heads it does so for what E mixes within a head; a value
+    that E carries to another head is weighted by that head's attention instead of its own.
     """
 
     proj_left: Tensor

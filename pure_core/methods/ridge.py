@@ -10,7 +10,7 @@ which is the minimiser of
 
     |E H_F - T_F|^2 / n_F + keep |E H_R - H_R|^2 / n_R + damping tau |E - I|^2.
 
-It edits the values only, where E acts on activations exactly.
+It edits the values only: E is fitted in their space, and the attention stays as it is.
 """
 
 from __future__ import annotations

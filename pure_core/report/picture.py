@@ -132,9 +132,7 @@ def _draw_legend(canvas: Canvas, report: FitReport, y: float) -> None:
         )
     protected = report.mean(lambda layer: layer.mean_protected)
     if protected is not None:
-        lines.append(
-            f"The retain directions protect {protected:.0%} of the forget mean's energy."
-        )
+        lines.append(f"The retain directions protect {protected:.0%} of the forget mean's energy.")
     for index, line in enumerate(lines):
         canvas.text((MARGIN, y + LEGEND_LINE * index), line, 12, MUTED)
 
@@ -183,8 +181,8 @@ def _draw_plot(
     """
     energy = spectra[0].energy
     upper, lower = top + PLOT_TOP, top + PLOT_TOP + PLOT_HEIGHT
-    most = max(2, *(len(spectrum.cumulative) for spectrum in spectra))
-    least = min(energy, *(share for spectrum in spectra for share in spectrum.cumulative[:1]))
+    most = max([2, *(len(spectrum.cumulative) for spectrum in spectra)])
+    least = min([energy, *(share for spectrum in spectra for share in spectrum.cumulative[:1])])
     floor = math.floor(10 * least - 0.2) / 10
 
     def place(directions: int, share: float) -> Point:

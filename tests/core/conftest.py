@@ -1,0 +1,61 @@
+"""Small activations to fit on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pure_core.activations import Activations, CaptureSettings
+
+SETTINGS = CaptureSettings(
+    steps=20,
+    run_steps=3,
+    latents=2,
+    cfg=7.0,
+    seed=1,
+    width=512,
+    height=512,
+    sampler_name="euler",
+    scheduler="normal",
+    source_name="model.safetensors",
+    source_fingerprint="abc",
+)
+WIDTHS = {
+    "input_blocks.1.1.transformer_blocks.0.attn2": 24,
+    "middle_block.1.transformer_blocks.0.attn2": 60,
+}
+
+MakeActivations = Callable[..., Activations]
+
+
+@pytest.fixture
+def settings() -> CaptureSettings:
+    return SETTINGS
+
+
+@pytest.fixture
+def make_activations() -> MakeActivations:
+    """Rows with a shared mean, a part of their own and decaying directions, as layers have."""
+
+    def make(
+        prompts: int = 4, seed: int = 0, widths: Mapping[str, int] = WIDTHS, **changes: object
+    ) -> Activations:
+        settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+        random = torch.Generator().manual_seed(seed)
+        shared = torch.Generator().manual_seed(99)
+        rows = {}
+        for layer, d in widths.items():
+            count = prompts * settings.latents * settings.run_steps
+            decay = torch.arange(1, d + 1) ** -1.0
+            mixing = torch.linalg.qr(torch.randn(d, d, generator=shared))[0]
+            mean = torch.randn(d, generator=shared) / d**0.5
+            own = torch.randn(d, generator=random) / d**0.5
+            scattered = (torch.randn(count, d, generator=random) * decay) @ mixing
+            rows[layer] = 2 * mean + own + 0.5 * scattered
+        names = tuple(f"prompt {seed} {index}" for index in range(prompts))
+        return Activations(rows, names, settings)
+
+    return make

@@ -1,0 +1,168 @@
+"""The algebra of E = I - L R."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from pure_core.eraser import Eraser, LayerEraser, Provenance
+from pure_core.errors import EraserError
+
+
+def layer_eraser(d: int, r: int, seed: int = 0) -> LayerEraser:
+    random = torch.Generator().manual_seed(seed)
+    left = torch.randn(d, r, dtype=torch.float64, generator=random)
+    return LayerEraser(left, torch.randn(r, d, dtype=torch.float64, generator=random) / d)
+
+
+def provenance(edit: str = "values", method: str = "ridge") -> Provenance:
+    return Provenance(
+        method=method,
+        settings={"keep": 1.0},
+        forget=("a cat",),
+        retain=("a dog", "a fox"),
+        edit=edit,  # type: ignore[arg-type]
+        source_name="model.safetensors",
+        source_fingerprint="abc",
+        created="2026-01-31",
+        plugin_version="0.1.0",
+    )
+
+
+def eraser(seed: int = 0, d: int = 12, edit: str = "values") -> Eraser:
+    layers = {"a": layer_eraser(d, 3, seed), "b": layer_eraser(8, 2, seed + 1)}
+    return Eraser(layers, provenance(edit))
+
+
+def weight(d: int, inputs: int = 5) -> Tensor:
+    return torch.randn(d, inputs, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+
+
+def test_applying_is_multiplying_by_the_dense_matrix():
+    layer, x = layer_eraser(12, 3), torch.randn(2, 5, 12, dtype=torch.float64)
+    assert torch.allclose(layer(x), x @ layer.P.T)
+    assert torch.allclose(layer.edit_weight(weight(12)), layer.P @ weight(12))
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3, 2.0, -1.0])
+def test_the_edit_is_a_lora_linear_in_strength(strength):
+    layer, w = layer_eraser(12, 3), weight(12)
+    change = layer.edit_weight(w, strength) - w
+    up, down = -strength * layer.proj_left, layer.proj_right @ w
+    assert torch.allclose(change, up @ down)
+    assert torch.linalg.matrix_rank(change) <= layer.rank
+    assert torch.allclose(change, strength * (layer.edit_weight(w) - w))
+    assert torch.allclose(layer.scaled(strength).edit_weight(w), layer.edit_weight(w, strength))
+
+
+def test_strength_zero_is_the_identity_bit_for_bit():
+    layer = layer_eraser(12, 3)
+    w = weight(12)
+    w[0, 0], w[1, 1] = -0.0, float("inf")
+    for edited in (layer.edit_weight(w, 0.0), layer.scaled(0.0).edit_weight(w)):
+        assert torch.equal(edited.view(torch.int64), w.view(torch.int64))
+    x = torch.randn(4, 12, dtype=torch.float64)
+    x[0, 0] = -0.0
+    assert torch.equal(layer.scaled(0.0)(x).view(torch.int64), x.view(torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_keep_their_type_and_are_edited_in_float32(dtype):
+    layer, w = layer_eraser(12, 3), weight(12).to(dtype)
+    edited = layer.to(torch.float32).edit_weight(w)
+    assert edited.dtype == dtype
+    assert torch.equal(edited, layer.to(torch.float32).edit_weight(w.float()).to(dtype))
+
+
+def attention(v_weight: Tensor, heads: int) -> Tensor:
+    """h of a cross-attention with random images, texts, queries and keys: (2, 6, d)."""
+    d, context = v_weight.shape
+    random = torch.Generator().manual_seed(3)
+    image = torch.randn(2, 6, d, dtype=torch.float64, generator=random)
+    text = torch.randn(2, 4, context, dtype=torch.float64, generator=random)
+    q, k, v = (
+        (x @ w.T).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for x, w in ((image, weight(d, d)), (text, weight(d, context)), (text, v_weight))
+    )
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def test_editing_the_values_of_one_head_erases_its_activation():
+    layer, w = layer_eraser(12, 3), weight(12)
+    assert torch.allclose(attention(layer.edit_weight(w), 1), layer(attention(w, 1)))
+
+
+def test_editing_the_values_is_exact_where_channels_mix_within_their_head_only():
+    """Each head mixes values with weights of its own, so E must not carry values across."""
+    w, head = weight(12), layer_eraser(4, 2)
+    left = torch.block_diag(head.proj_left, head.proj_left, head.proj_left)
+    right = torch.block_diag(head.proj_right, head.proj_right, head.proj_right)
+    within = LayerEraser(left, right)
+    assert torch.allclose(attention(within.edit_weight(w), 3), within(attention(w, 3)))
+    across = layer_eraser(12, 3)
+    assert not torch.allclose(attention(across.edit_weight(w), 3), across(attention(w, 3)))
+
+
+def test_composition_is_the_product_in_order():
+    first, second, third = eraser(0), eraser(10), eraser(20)
+    both = first.compose(second)
+    for name, layer in both.layers.items():
+        assert torch.allclose(layer.P, second.layers[name].P @ first.layers[name].P)
+        assert layer.rank == first.layers[name].rank + second.layers[name].rank
+    left, right = both.compose(third), first.compose(second.compose(third))
+    for name in left.layers:
+        assert torch.allclose(left.layers[name].P, right.layers[name].P)
+    assert both.provenance.method == "ridge then ridge"
+    assert both.provenance.settings == {"keep": 1.0, "keep 2": 1.0}
+    assert both.provenance.retain == ("a dog", "a fox", "a dog", "a fox")
+
+
+def test_erasers_that_do_not_belong_together_do_not_compose():
+    with pytest.raises(EraserError, match=r"layer a has width 12 against 16"):
+        eraser().compose(eraser(d=16))
+    with pytest.raises(EraserError, match="edits values, the other keys and values"):
+        eraser().compose(eraser(edit="keys and values"))
+
+
+def test_strength_applies_to_every_layer_and_is_recorded():
+    half = eraser().strength(0.5)
+    for name, layer in half.layers.items():
+        eye = torch.eye(layer.width, dtype=torch.float64)
+        assert torch.allclose(layer.P, (eye + eraser().layers[name].P) / 2)
+    assert half.provenance.settings == {"keep": 1.0, "strength": 0.5}
+    assert set(eraser().strength(0).ranks.values()) == {0}
+
+
+def test_the_fingerprint_knows_the_factors_and_nothing_else():
+    assert eraser().fingerprint == Eraser(eraser().layers, provenance("keys")).fingerprint
+    assert eraser().fingerprint == eraser().to(torch.float32).fingerprint
+    changed = [
+        eraser(seed=5),
+        eraser().strength(0.5),
+        Eraser({"c": eraser().layers["a"], "b": eraser().layers["b"]}, provenance()),
+    ]
+    assert len({eraser().fingerprint, *(each.fingerprint for each in changed)}) == 4
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_layers():
+    layers = eraser().layers
+    turned = Eraser(dict(reversed(layers.items())), provenance())
+    assert turned.fingerprint == eraser().fingerprint
+
+
+def test_moving_changes_the_type_of_every_factor():
+    for layer in eraser().to(torch.float32).layers.values():
+        assert layer.proj_left.dtype == layer.proj_right.dtype == torch.float32
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(EraserError, match=r"\(4, 2\) and \(3, 4\)"):
+        LayerEraser(torch.zeros(4, 2), torch.zeros(3, 4))
+    with pytest.raises(EraserError, match="width 12"):
+        layer_eraser(12, 3).edit_weight(weight(11))
+    with pytest.raises(EraserError, match="at least one layer"):
+        Eraser({}, provenance())
+    with pytest.raises(EraserError, match="edit has to be one of"):
+        provenance(edit="queries")

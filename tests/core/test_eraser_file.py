@@ -1,0 +1,198 @@
+"""Eraser files come back as they were, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, save_file
+
+from pure_core.eraser import Eraser
+from pure_core.eraser_file import load_eraser, save_eraser
+from pure_core.errors import EraserFileError
+from pure_core.methods import fit
+
+
+@pytest.fixture
+def eraser(make_activations) -> Eraser:
+    return fit("pure", make_activations(seed=1), make_activations(seed=2))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "eraser.safetensors"
+
+
+def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return load(path.read_bytes()), file.metadata()
+
+
+@pytest.mark.parametrize("method", ["pure", "ridge"])
+def test_round_trip(make_activations, path, method):
+    eraser = fit(method, make_activations(seed=1), make_activations(seed=2))
+    save_eraser(eraser, path)
+    loaded = load_eraser(path)
+    assert loaded.provenance == eraser.provenance
+    assert loaded.fingerprint == eraser.fingerprint
+    for name, layer in eraser.layers.items():
+        assert torch.equal(loaded.layers[name].proj_left, layer.proj_left)
+        assert torch.equal(loaded.layers[name].proj_right, layer.proj_right)
+
+
+def test_prompts_in_any_language_and_an_identity_eraser_survive(eraser, path):
+    prompts = ('"quoted"', "皮卡丘, ébène", "two\nlines", "")
+    made = replace(eraser.provenance, forget=prompts, retain=(), source_name="模型")
+    save_eraser(Eraser(eraser.strength(0).layers, made), path)
+    loaded = load_eraser(path)
+    assert loaded.provenance == made
+    assert set(loaded.ranks.values()) == {0}
+    assert loaded.widths == eraser.widths
+
+
+def test_the_format_is_the_documented_one(eraser, path):
+    save_eraser(eraser, path)
+    tensors, metadata = contents(path)
+    layer = next(iter(eraser.layers))
+    rank, width = eraser.ranks[layer], eraser.widths[layer]
+    assert tensors[f"{layer}.proj_left"].shape == (width, rank)
+    assert tensors[f"{layer}.proj_right"].shape == (rank, width)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "1")
+    assert json.loads(metadata["architecture"]) == eraser.widths
+    assert json.loads(metadata["retain"]) == list(eraser.provenance.retain)
+
+
+def test_nothing_is_overwritten_unasked(eraser, path):
+    save_eraser(eraser, path)
+    before = path.read_bytes()
+    with pytest.raises(EraserFileError, match="exists already"):
+        save_eraser(eraser.strength(0.5), path)
+    assert path.read_bytes() == before
+    save_eraser(eraser.strength(0.5), path, overwrite=True)
+    assert load_eraser(path).provenance.settings["strength"] == 0.5
+
+
+def test_a_failed_write_leaves_nothing_behind(eraser, tmp_path):
+    with pytest.raises(EraserFileError, match="cannot be written"):
+        save_eraser(eraser, tmp_path / "missing" / "eraser.safetensors")
+    folder = tmp_path / "folder.safetensors"
+    folder.mkdir()
+    with pytest.raises(EraserFileError, match="cannot be written"):
+        save_eraser(eraser, folder, overwrite=True)
+    invalid = {name: layer.scaled(float("nan")) for name, layer in eraser.layers.items()}
+    with pytest.raises(EraserFileError, match="NaN"):
+        save_eraser(Eraser(invalid, eraser.provenance), tmp_path / "nan.safetensors")
+    with pytest.raises(EraserFileError, match=r"ending in \.safetensors"):
+        save_eraser(eraser, tmp_path / "eraser.pt")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_success_leaves_one_file(eraser, path):
+    save_eraser(eraser, path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:4],
+        lambda content: content[:200],
+        lambda content: content[:-1],
+        lambda content: b"\xff" * 8 + content[8:],
+        lambda content: content[:8] + b"[" + content[9:],
+        lambda content: b"<html>Not found</html>",
+    ],
+    ids=["empty", "no header", "half a header", "cut", "huge header", "no JSON", "a web page"],
+)
+def test_damaged_files_are_refused(eraser, path, damage):
+    save_eraser(eraser, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(EraserFileError, match=r"Expected a safetensors file.*bytes"):
+        load_eraser(path)
+
+
+def test_a_pickle_is_refused_under_any_name(path):
+    torch.save({"layer": torch.zeros(2)}, path)
+    with pytest.raises(EraserFileError, match="Expected a safetensors file"):
+        load_eraser(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for absent in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(EraserFileError, match="found none"):
+            load_eraser(absent)
+
+
+def test_other_safetensors_files_are_told_apart(path):
+    save_file({"lora_unet.lora_up.weight": torch.zeros(2)}, path)
+    with pytest.raises(EraserFileError, match=r"Expected an eraser.*lora_unet\.lora_up"):
+        load_eraser(path)
+
+
+LAYER = "middle_block.1.transformer_blocks.0.attn2"
+
+
+def without(metadata: dict[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m | {"format_version": "2"}, "version 2. Update"),
+        (lambda m: without(m, "format_version"), "version none"),
+        (lambda m: without(m, "retain"), "'retain'.*missing"),
+        (lambda m: m | {"forget": '"a cat"'}, "'forget'"),
+        (lambda m: m | {"forget": "[1]"}, "'forget'"),
+        (lambda m: m | {"forget": "a cat"}, "'forget'"),
+        (lambda m: m | {"settings": "[]"}, "'settings'"),
+        (lambda m: m | {"architecture": "{"}, "'architecture'"),
+        (lambda m: m | {"architecture": '{"a": 4}'}, "2 tensors of its 1 layers"),
+        (lambda m: m | {"architecture": m["architecture"].replace("60", "61")}, "width 61, got 60"),
+        (lambda m: m | {"edit": "queries"}, "edit has to be one of"),
+    ],
+)
+def test_unknown_metadata_is_refused(eraser, path, change, message):
+    save_eraser(eraser, path)
+    tensors, metadata = contents(path)
+    save_file(tensors, path, metadata=change(metadata))
+    with pytest.raises(EraserFileError, match=message):
+        load_eraser(path)
+
+
+def with_value(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    changed = tensor.clone()
+    changed[0, 0] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda left: {}, "missing or foreign"),
+        (lambda left: {f"{LAYER}.proj_left": left, "x": left.clone()}, "missing or foreign.*x"),
+        (lambda left: {f"{LAYER}.proj_left": left[:, 1:].contiguous()}, r"shape \(d, r\)"),
+        (lambda left: {f"{LAYER}.proj_left": left[0].contiguous()}, r"shape \(d, r\)"),
+        (lambda left: {f"{LAYER}.proj_left": left.half()}, "expected float32"),
+        (lambda left: {f"{LAYER}.proj_left": with_value(left, float("nan"))}, "NaN or infinity"),
+    ],
+    ids=["missing", "foreign", "rank", "flat", "float16", "NaN"],
+)
+def test_tensors_that_are_not_as_promised_are_refused(eraser, path, change, message):
+    save_eraser(eraser, path)
+    tensors, metadata = contents(path)
+    left = tensors.pop(f"{LAYER}.proj_left")
+    save_file(tensors | change(left), path, metadata=metadata)
+    with pytest.raises(EraserFileError, match=message):
+        load_eraser(path)
+
+
+def test_half_precision_erasers_are_saved_as_float32(eraser, path):
+    save_eraser(eraser.to(torch.float16), path)
+    assert load_eraser(path).fingerprint == eraser.to(torch.float16).fingerprint

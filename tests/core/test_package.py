@@ -1,0 +1,28 @@
+"""What holds for the package as a whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pure_core
+
+ROOT = Path(pure_core.__file__).parents[1]
+
+
+def test_it_loads_without_comfy():
+    code = (
+        "import sys, pure_core.eraser_file, pure_core.methods, pure_core.report;"
+        "print([name for name in sys.modules if name.split('.')[0].startswith('comfy')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_its_version_is_the_project_s():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'^version = "(.+)"$', project, re.MULTILINE)[1] == pure_core.__version__

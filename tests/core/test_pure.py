@@ -1,0 +1,141 @@
+"""PURE as published: what its algebra promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure_core.activations import Activations
+from pure_core.bases import Basis, fit_basis
+from pure_core.errors import FitError
+from pure_core.methods import METHODS, fit, fit_pure
+from pure_core.methods.pure import pure_factors
+
+ENERGIES = [(0.99, 0.7), (0.9, 0.9), (0.999, 0.999), (1.0, 1.0)]
+
+
+def bases(make_activations, energies: tuple[float, float]) -> tuple[Basis, Basis]:
+    forget, retain = make_activations(seed=1), make_activations(prompts=6, seed=2)
+    layer = "middle_block.1.transformer_blocks.0.attn2"
+    return fit_basis(forget.rows[layer], energies[0]), fit_basis(retain.rows[layer], energies[1])
+
+
+def dense(forget: Basis, retain: Basis | None) -> Tensor:
+    left, right = pure_factors(forget, retain)
+    return torch.eye(len(left), dtype=torch.float64) - left @ right
+
+
+@pytest.mark.parametrize("energies", ENERGIES)
+def test_it_is_the_published_matrix(make_activations, energies):
+    forget, retain = bases(make_activations, energies)
+    p_f, p_r = forget.vectors @ forget.vectors.T, retain.vectors @ retain.vectors.T
+    eye = torch.eye(len(p_f), dtype=torch.float64)
+    published = p_f @ (eye - p_r)
+    assert torch.allclose(dense(forget, retain) + published, eye, atol=1e-12)
+    assert torch.allclose(p_f @ p_f, p_f, atol=1e-12)
+
+
+@pytest.mark.parametrize("energies", ENERGIES)
+def test_retain_directions_are_fixed(make_activations, energies):
+    forget, retain = bases(make_activations, energies)
+    kept = dense(forget, retain) @ retain.vectors
+    assert torch.allclose(kept, retain.vectors, rtol=0, atol=1e-12)
+
+
+def test_of_a_forget_row_only_its_retained_part_is_left(make_activations):
+    forget, retain = bases(make_activations, (0.99, 0.7))
+    inside = forget.vectors @ torch.randn(forget.rank, dtype=torch.float64)
+    p_f, p_r = forget.vectors @ forget.vectors.T, retain.vectors @ retain.vectors.T
+    assert torch.allclose(dense(forget, retain) @ inside, p_f @ p_r @ inside, atol=1e-12)
+
+
+def test_without_neighbours_the_forget_subspace_is_projected_out(make_activations):
+    forget, _ = bases(make_activations, (0.99, 0.7))
+    e = dense(forget, None)
+    assert torch.allclose(e @ e, e, atol=1e-12)
+    assert (e @ forget.vectors).abs().max() < 1e-12
+    eraser = fit_pure(make_activations(seed=1), None)
+    assert eraser.provenance.retain == ()
+    assert "retain_energy" not in eraser.provenance.settings
+
+
+def changed(activations: Activations, change) -> Activations:
+    """The same activations with every layer's rows changed; twice the prompts for twice n."""
+    rows = {layer: change(each) for layer, each in activations.rows.items()}
+    times = len(next(iter(rows.values()))) // len(next(iter(activations.rows.values())))
+    return Activations(rows, activations.prompts * times, activations.settings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[torch.randperm(len(rows))],
+        lambda rows: torch.cat([rows, rows]),
+        lambda rows: 8 * rows,
+        lambda rows: -rows,
+    ],
+    ids=["order", "duplicates", "scale", "sign"],
+)
+def test_only_the_directions_of_the_rows_matter(make_activations, change):
+    forget, retain = make_activations(seed=1), make_activations(prompts=6, seed=2)
+    plain = fit_pure(forget, retain)
+    other = fit_pure(changed(forget, change), changed(retain, change))
+    for layer in plain.layers:
+        assert torch.allclose(plain.layers[layer].P, other.layers[layer].P, atol=1e-5)
+
+
+def test_the_fitted_eraser_is_made_of_both_bases(make_activations):
+    forget, retain = make_activations(seed=1), make_activations(prompts=6, seed=2)
+    eraser = fit_pure(forget, retain, 0.99, 0.7)
+    for layer, fitted in eraser.layers.items():
+        expected = dense(fit_basis(forget.rows[layer], 0.99), fit_basis(retain.rows[layer], 0.7))
+        assert fitted.proj_left.dtype == torch.float32
+        assert torch.allclose(fitted.P.double(), expected, atol=1e-6)
+    assert eraser.widths == forget.widths
+    assert eraser.provenance.edit == "keys and values"
+    assert eraser.provenance.settings == {"forget_energy": 0.99, "retain_energy": 0.7}
+    assert (eraser.provenance.forget, eraser.provenance.retain) == (forget.prompts, retain.prompts)
+
+
+@pytest.mark.parametrize("energy", [0.0, -1.0, 1.5])
+def test_energies_outside_their_range_name_the_input(make_activations, energy):
+    with pytest.raises(FitError, match="forget_energy has to be"):
+        fit_pure(make_activations(), make_activations(seed=2), forget_energy=energy)
+    with pytest.raises(FitError, match="retain_energy has to be"):
+        fit_pure(make_activations(), make_activations(seed=2), retain_energy=energy)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(
+    "other", [{"seed": 7}, {"cfg": 1.0}, {"height": 768}, {"source_fingerprint": "xyz"}]
+)
+def test_differently_captured_rows_are_refused_with_the_difference(make_activations, method, other):
+    retain = make_activations(seed=2)
+    name, value = next(iter(other.items()))
+    altered = replace(retain, settings=replace(retain.settings, **other))
+    with pytest.raises(FitError, match=f"{name} .* / {value}"):
+        fit(method, make_activations(seed=1), altered)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_rows_of_other_layers_are_refused(make_activations, method):
+    with pytest.raises(FitError, match="layers"):
+        fit(method, make_activations(), make_activations(widths={"layer": 24}))
+
+
+def test_fit_goes_by_name_and_takes_the_settings_of_all_methods(make_activations):
+    forget, retain = make_activations(seed=1), make_activations(seed=2)
+    everything = dict(forget_energy=0.9, retain_energy=0.5, keep=3.0, damping=0.1)
+    for method in METHODS:
+        eraser = fit(method, forget, retain, **everything)
+        names = METHODS[method].settings
+        assert eraser.provenance.settings == {name: everything[name] for name in names}
+        assert eraser.provenance.edit == METHODS[method].edit
+        assert eraser.provenance.method == method
+    with pytest.raises(FitError, match="Unknown method 'magic'"):
+        fit("magic", forget, retain)
+    with pytest.raises(FitError, match="forget_enrgy"):
+        fit("pure", forget, retain, forget_enrgy=0.9)
