@@ -83,6 +83,8 @@ def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> Mo
     adapters = {}
     for layer in layers:
         factors = eraser.layers[layer.name].to("cpu", torch.float32)
+        if factors.rank == 0:
+            continue  # the identity
         for projection in projections:
             key = layer.key(projection)
             adapters[key] = EraserAdapter({key}, [factors.proj_left, factors.proj_right])

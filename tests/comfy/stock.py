@@ -1,0 +1,126 @@
+"""What a person would do with ComfyUI's own nodes: load, sample, add a LoRA, wrap the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.lora
+import comfy.sd
+import comfy.supported_models
+import torch
+from comfy.ldm.flux.model import FluxParams
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from comfyui_pure.nodes.defaults import Trajectory
+from comfyui_pure.nodes.host.layers import Layer, cross_attention_layers
+from torch import Tensor
+
+import nodes
+
+PIXELS = 64
+QUICK = Trajectory(steps=4, run_steps=2, latents=2, width=PIXELS, height=PIXELS)
+"""A capture that takes seconds on a CPU."""
+
+
+class Loaded(NamedTuple):
+    """A checkpoint as its loader gives it."""
+
+    model: ModelPatcher
+    clip: comfy.sd.CLIP
+    vae: comfy.sd.VAE
+
+
+def load(checkpoint: Path) -> Loaded:
+    """By the functions behind CheckpointLoaderSimple, from any folder."""
+    return Loaded(*comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3])
+
+
+def sample(
+    model: ModelPatcher, clip: comfy.sd.CLIP, prompt: str = "a dog", steps: int = 2
+) -> Tensor:
+    """Latents from CLIPTextEncode, EmptyLatentImage and KSampler."""
+    encode = nodes.CLIPTextEncode().encode
+    (positive,), (negative,) = encode(clip, prompt), encode(clip, "")
+    latent = {"samples": torch.zeros(1, 4, PIXELS // 8, PIXELS // 8)}
+    (sampled,) = nodes.common_ksampler(
+        model, 7, steps, 4.0, "euler", "normal", positive, negative, latent
+    )
+    return sampled["samples"]
+
+
+def with_lora(model: ModelPatcher, strength: float = 1.0, seed: int = 0) -> ModelPatcher:
+    """The model under a random LoRA of rank 4 on every cross-attention key and value."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for layer in cross_attention_layers(model):
+        for projection in ("to_k", "to_v"):
+            rows, columns = getattr(layer.module, projection).weight.shape
+            name = f"lora_unet_{layer.name.replace('.', '_')}_{projection}"
+            state[f"{name}.lora_up.weight"] = torch.randn(rows, 4, generator=generator) * 0.1
+            state[f"{name}.lora_down.weight"] = torch.randn(4, columns, generator=generator) * 0.1
+            state[f"{name}.alpha"] = torch.tensor(4.0)
+    return comfy.sd.load_lora_for_models(model, None, state, strength, 0.0)[0]
+
+
+def with_wrapper(model: ModelPatcher, before: Callable[[dict[str, Any]], None]) -> ModelPatcher:
+    """The model with a model function wrapper that sees every call before it is made."""
+
+    def wrapper(apply_model: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
+        before(call)
+        return apply_model(call["input"], call["timestep"], **call["c"])
+
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(wrapper)
+    return wrapped
+
+
+def effective_weight(model: ModelPatcher, key: str) -> Tensor:
+    """A weight with all its patches, float32, by ComfyUI's own arithmetic."""
+    (weight, convert), *patches = model.get_key_patches(key)[key]
+    return comfy.lora.calculate_weight(patches, convert(weight.float().clone()), key)
+
+
+def base_weight(model: ModelPatcher, layer: Layer, projection: str) -> Tensor:
+    """A weight of the checkpoint, without any patch, float64."""
+    key = layer.key(projection)
+    return model.get_key_patches(key)[key][0][0].double()
+
+
+def pre_hooks(model: ModelPatcher) -> int:
+    """How many forward pre-hooks hang on the model's modules."""
+    return sum(len(module._forward_pre_hooks) for module in model.model.modules())
+
+
+def execute(node: type[io.ComfyNode], **inputs: Any) -> tuple[Any, ...]:
+    """A node's outputs, as ComfyUI's executor gets them."""
+    return node.EXECUTE_NORMALIZED(**inputs).result
+
+
+def tiny_flux() -> ModelPatcher:
+    """A Flux model of one block with random weights: text and image share their attention."""
+    known = FluxParams.__dataclass_fields__
+    shape = {
+        "in_channels": 16,
+        "out_channels": 16,
+        "vec_in_dim": 32,
+        "context_in_dim": 64,
+        "hidden_size": 128,
+        "mlp_ratio": 4.0,
+        "num_heads": 1,
+        "depth": 1,
+        "depth_single_blocks": 1,
+        "axes_dim": [16, 56, 56],
+        "theta": 10000,
+        "patch_size": 2,
+        "qkv_bias": True,
+        "guidance_embed": False,
+        "txt_ids_dims": [],
+    }
+    config = comfy.supported_models.FluxSchnell(
+        {"image_model": "flux", **{name: shape[name] for name in shape if name in known}}
+    )
+    config.set_inference_dtype(torch.float32, None)
+    cpu = torch.device("cpu")
+    return ModelPatcher(config.get_model({}, "", device=cpu), cpu, cpu)

@@ -1,0 +1,317 @@
+"""Captured rows against an independent computation, and a model that is left as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfyui_pure.nodes.defaults import Trajectory
+from comfyui_pure.nodes.host import capture as host
+from comfyui_pure.nodes.host.capture import CaptureError, capture, capture_groups
+from comfyui_pure.nodes.host.conditioning import encode
+from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.pure_core.activations import Activations
+from torch import Tensor
+
+from tests.comfy.stock import QUICK, Loaded, pre_hooks, sample, with_lora, with_wrapper
+
+PROMPTS = ("a dog", "a red cat on a mat", "")
+TOLERANCE = 1e-5
+
+
+def largest_difference(one: Activations, other: Activations) -> float:
+    assert one.rows.keys() == other.rows.keys()
+    return max(float((one.rows[key] - other.rows[key]).abs().max()) for key in one.rows)
+
+
+def attention_output(module: torch.nn.Module, x: Tensor, context: Tensor) -> Tensor:
+    """mean over positions of softmax(Q K^T / sqrt(d_head)) V in float64, (rows, d)."""
+    q, k, v = (
+        (given.double() @ getattr(module, name).weight.double().T).unflatten(-1, (module.heads, -1))
+        for name, given in (("to_q", x), ("to_k", context), ("to_v", context))
+    )
+    scores = torch.einsum("bnhc,bmhc->bhnm", q, k) / math.sqrt(module.dim_head)
+    h = torch.einsum("bhnm,bmhc->bnhc", scores.softmax(dim=-1), v)
+    return h.flatten(2).mean(dim=1)
+
+
+@contextmanager
+def listening(model: ModelPatcher) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
+    """Layer -> (x, context) of every call, whatever the rows are."""
+    heard: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    handles = []
+    for layer in cross_attention_layers(model):
+        calls = heard.setdefault(layer.name, [])
+
+        def hook(
+            _module: torch.nn.Module, args: tuple[Tensor], kwargs: dict[str, Any], calls=calls
+        ) -> None:
+            calls.append((args[0].clone(), kwargs["context"].clone()))
+
+        handles.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("rows_per_call", [64, 1])
+@pytest.mark.parametrize("lora", [False, True], ids=["plain", "lora upstream"])
+def test_rows_are_the_attention_output_of_the_layers_own_weights(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, rows_per_call: int, lora: bool
+) -> None:
+    monkeypatch.setattr(host, "MAX_ROWS", rows_per_call)
+    model = with_lora(loaded.model) if lora else loaded.model
+    prompts = PROMPTS[:2]
+    with listening(model) as heard:
+        activations = capture(model, loaded.clip, prompts, QUICK)
+
+    texts = [encode(loaded.clip, prompt).tokens[0] for prompt in prompts]
+    expected_texts = [text for text in texts for _ in range(QUICK.latents)]
+    empty = encode(loaded.clip, "").tokens[0]
+    for layer in cross_attention_layers(model):
+        computed = []
+        for x, context in heard[layer.name]:
+            prompted = (context != empty).any(dim=(1, 2))
+            computed.append(
+                (context[prompted], attention_output(layer.module, x, context)[prompted])
+            )
+        # Calls come batch by batch and step by step; rows are ordered by row, then step.
+        per_batch = len(computed[0][0])
+        steps = QUICK.run_steps
+        batches = [computed[i : i + steps] for i in range(0, len(computed), steps)]
+        assert len(batches) * per_batch == len(prompts) * QUICK.latents
+        rows, row_texts = [], []
+        for batch in batches:
+            for row in range(per_batch):
+                rows += [h[row] for _, h in batch]
+                row_texts += [context[row] for context, _ in batch]
+        for index, text in enumerate(row_texts):
+            assert torch.equal(text, expected_texts[index // steps])
+        captured = activations.rows[layer.name]
+        assert float((captured.double() - torch.stack(rows)).abs().max()) <= TOLERANCE
+        assert float(captured.abs().max()) > 100 * TOLERANCE
+
+
+def test_the_order_is_prompt_latent_step(loaded: Loaded) -> None:
+    both = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK)
+    alone = capture(loaded.model, loaded.clip, PROMPTS[1:2], QUICK._replace(latents=1))
+    for layer in both.rows:
+        grid = both.grid(layer)
+        assert torch.allclose(grid[1, 0], alone.grid(layer)[0, 0], atol=TOLERANCE)
+        assert not torch.allclose(grid[1, 1], grid[1, 0], atol=TOLERANCE)
+        assert not torch.allclose(grid[1, 0, 1], grid[1, 0, 0], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("sampler_name", ["euler_ancestral", "dpmpp_2m_sde", "heun"])
+def test_a_row_does_not_depend_on_its_batch(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, sampler_name: str
+) -> None:
+    trajectory = QUICK._replace(sampler_name=sampler_name)
+    together = capture(loaded.model, loaded.clip, PROMPTS[:2], trajectory)
+    monkeypatch.setattr(host, "MAX_ROWS", 1)
+    assert (
+        largest_difference(capture(loaded.model, loaded.clip, PROMPTS[:2], trajectory), together)
+        < TOLERANCE
+    )
+
+
+def test_prompts_of_different_token_length(loaded: Loaded) -> None:
+    long = "a very " * 60 + "long prompt"
+    assert encode(loaded.clip, long).length > encode(loaded.clip, "a dog").length
+    together = capture(loaded.model, loaded.clip, ["a dog", long, "a cat"], QUICK)
+    alone = capture(loaded.model, loaded.clip, [long], QUICK)
+    for layer in together.rows:
+        assert torch.allclose(together.grid(layer)[1], alone.grid(layer)[0], atol=TOLERANCE)
+
+
+def test_pooled_output_is_batched_like_the_tokens(loaded: Loaded) -> None:
+    encoded = [encode(loaded.clip, prompt) for prompt in PROMPTS]
+    ((tokens, options),) = host.stack(encoded)
+    for row, each in enumerate(encoded):
+        assert torch.equal(tokens[row : row + 1], each.tokens)
+        assert torch.equal(options["pooled_output"][row : row + 1], each.options["pooled_output"])
+
+
+def test_groups_are_one_run_split_up(loaded: Loaded) -> None:
+    forget, retain = capture_groups(loaded.model, loaded.clip, [PROMPTS[:1], PROMPTS[1:]], QUICK)
+    assert (forget.prompts, retain.prompts) == (PROMPTS[:1], PROMPTS[1:])
+    whole = capture(loaded.model, loaded.clip, PROMPTS, QUICK)
+    assert largest_difference(forget.concatenate(retain), whole) == 0
+    assert forget.settings == whole.settings
+
+
+def test_without_guidance_the_rows_are_captured_too(loaded: Loaded) -> None:
+    rows = []
+    watched = with_wrapper(loaded.model, lambda call: rows.append(len(call["input"])))
+    activations = capture(watched, loaded.clip, PROMPTS[:1], QUICK._replace(cfg=1.0))
+    assert rows == [QUICK.latents] * QUICK.run_steps
+    assert all(each.abs().max() > 0 for each in activations.rows.values())
+
+
+def test_an_existing_model_wrapper_stays_in_use(loaded: Loaded) -> None:
+    calls = []
+    watched = with_wrapper(loaded.model, calls.append)
+    activations = capture(watched, loaded.clip, PROMPTS[:2], QUICK)
+    assert len(calls) == QUICK.run_steps
+    plain = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK)
+    assert largest_difference(activations, plain) == 0
+
+
+def test_an_attention_patch_upstream_is_captured(loaded: Loaded) -> None:
+    replaced = []
+
+    def replace(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
+        h = v.mean(dim=1, keepdim=True).expand_as(q) * 2
+        replaced.append((extra["cond_or_uncond"], h))
+        return h
+
+    model = loaded.model.clone()
+    model.set_model_attn2_replace(replace, "middle", 0)
+    activations = capture(model, loaded.clip, PROMPTS[:1], QUICK)
+    rows = activations.grid("middle_block.1.transformer_blocks.0.attn2")[0]
+    for step, (branches, h) in enumerate(replaced):
+        prompted = h.chunk(len(branches))[branches.index(0)]
+        assert torch.allclose(rows[:, step], prompted.mean(dim=1), atol=TOLERANCE)
+
+
+def test_progress_covers_every_batch_and_no_preview_is_made(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    previews = []
+
+    def hook(value: int, total: int, preview: Any, **_: Any) -> None:
+        seen.append((value, total))
+        previews.append(preview)
+
+    monkeypatch.setattr(host, "MAX_ROWS", 1)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK)
+    total = QUICK.latents * QUICK.run_steps
+    assert seen[-total:] == [(step + 1, total) for step in range(total)]
+    assert set(previews) == {None}
+
+
+def fail_at(call_number: int, action: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+    """For `with_wrapper`: act at one of the model calls."""
+    calls = iter(range(10_000))
+
+    def before(_call: dict[str, Any]) -> None:
+        if next(calls) == call_number:
+            action()
+
+    return before
+
+
+def raise_error() -> None:
+    raise RuntimeError("in the middle")
+
+
+@pytest.mark.parametrize(
+    ("action", "error"),
+    [
+        (None, None),
+        (raise_error, RuntimeError),
+        (
+            comfy.model_management.interrupt_current_processing,
+            comfy.model_management.InterruptProcessingException,
+        ),
+    ],
+    ids=["success", "error", "cancel"],
+)
+def test_nothing_is_left_behind(
+    loaded: Loaded, action: Callable[[], None] | None, error: type[Exception] | None
+) -> None:
+    hooks, before = pre_hooks(loaded.model), sample(loaded.model, loaded.clip)
+    options = repr(loaded.model.model_options)
+    if action is None or error is None:
+        capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK)
+    else:
+        failing = with_wrapper(loaded.model, fail_at(1, action))
+        with pytest.raises(error):
+            capture(failing, loaded.clip, PROMPTS[:1], QUICK._replace(run_steps=3))
+    assert pre_hooks(loaded.model) == hooks
+    assert repr(loaded.model.model_options) == options
+    assert torch.equal(sample(loaded.model, loaded.clip), before)
+
+
+def test_hooks_are_there_while_it_runs(loaded: Loaded) -> None:
+    counts = []
+    watched = with_wrapper(loaded.model, lambda _: counts.append(pre_hooks(loaded.model)))
+    capture(watched, loaded.clip, PROMPTS[:1], QUICK)
+    assert counts == [pre_hooks(loaded.model) + len(cross_attention_layers(loaded.model))] * 2
+
+
+def test_nan_in_the_model_is_reported(loaded: Loaded) -> None:
+    layer = cross_attention_layers(loaded.model)[0]
+    broken = loaded.model.clone()
+    weight = torch.full_like(layer.module.to_v.weight, math.nan)
+    broken.add_patches({layer.key("to_v"): ("diff", (weight,))})
+    with pytest.raises(CaptureError, match=rf"model: NaN or infinity in layer {layer.name}"):
+        capture(broken, loaded.clip, PROMPTS[:1], QUICK)
+    assert capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK)
+
+
+def test_a_layer_that_does_not_come_by_is_reported(loaded: Loaded) -> None:
+    layer = cross_attention_layers(loaded.model)[2]
+    bypassed = loaded.model.clone()
+    copy = torch.nn.Sequential(*layer.module.to_out)
+    bypassed.add_object_patch(f"diffusion_model.{layer.name}.to_out", copy)
+    with pytest.raises(CaptureError, match=rf"2 of 14 captures are missing.*{layer.name}"):
+        capture(bypassed, loaded.clip, PROMPTS[:1], QUICK)
+
+
+def test_a_patch_that_splits_the_batch_is_reported(loaded: Loaded) -> None:
+    def wrapper(apply_model: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
+        text = call["c"]["c_crossattn"]
+        options = {"transformer_options": call["c"]["transformer_options"]}
+        outputs = [
+            apply_model(x[None], t[None], c_crossattn=c[None], **options)
+            for x, t, c in zip(call["input"], call["timestep"], text, strict=True)
+        ]
+        return torch.cat(outputs)
+
+    split = loaded.model.clone()
+    split.set_model_unet_function_wrapper(wrapper)
+    with pytest.raises(CaptureError, match="1 rows, expected 4"):
+        capture(split, loaded.clip, PROMPTS[:1], QUICK)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "change", "message"),
+    [
+        ((), {}, "prompts: expected at least one line"),
+        (PROMPTS, {"run_steps": 5}, r"run_steps: expected 1 to steps \(4\), got 5"),
+        (PROMPTS, {"run_steps": 0}, "run_steps: expected 1 to steps"),
+        (PROMPTS, {"latents": 0}, "latents: expected 1 or more"),
+        (PROMPTS, {"width": 65}, "width: expected a multiple of 8"),
+        (PROMPTS, {"height": 4}, "height: expected a multiple of 8"),
+        (PROMPTS, {"sampler_name": "dpm_adaptive"}, "sampler_name: expected a sampler that"),
+        (PROMPTS, {"scheduler": "none"}, "scheduler: expected one of normal|scheduler: expected"),
+    ],
+)
+def test_settings_out_of_range_name_their_input(
+    loaded: Loaded, prompts: tuple[str, ...], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CaptureError, match=message):
+        capture(loaded.model, loaded.clip, prompts, QUICK._replace(**change))
+
+
+def test_a_missing_text_encoder_is_reported(loaded: Loaded) -> None:
+    with pytest.raises(ValueError, match="clip: expected a text encoder, got none"):
+        capture(loaded.model, None, PROMPTS, QUICK)
+
+
+def test_settings_are_recorded(loaded: Loaded) -> None:
+    settings = capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK).settings
+    assert Trajectory(*(getattr(settings, name) for name in Trajectory._fields)) == QUICK
+    assert settings.source_name.endswith("SD15)") or settings.source_name == "SD15"

@@ -1,0 +1,61 @@
+"""Which layers are found, and what counts as another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from comfyui_pure.nodes.host.fingerprint import fingerprint
+from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
+
+from tests.comfy.stock import Loaded, load, sample, tiny_flux, with_lora
+
+
+def test_every_text_reading_layer_is_found_and_no_other(loaded: Loaded) -> None:
+    layers = cross_attention_layers(loaded.model)
+    keys = {key for key in loaded.model.model.state_dict() if key.endswith("attn2.to_v.weight")}
+    assert {layer.key("to_v") for layer in layers} == keys
+    assert len(layers) == 7
+    for layer in layers:
+        assert layer.width == layer.module.to_v.weight.shape[0]
+        assert layer.module.to_v.weight.shape[1] == 768  # the text's width, not the image's
+    assert family(loaded.model) == "SD15"
+
+
+def test_layer_names_are_module_paths(loaded: Loaded) -> None:
+    assert "input_blocks.1.1.transformer_blocks.0.attn2" in widths(
+        cross_attention_layers(loaded.model)
+    )
+
+
+def test_a_model_without_cross_attention_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"model: Flux\w* has no separate cross-attention"):
+        cross_attention_layers(tiny_flux())
+
+
+def test_fingerprint_names_the_model_whatever_was_done_with_it(
+    loaded: Loaded, checkpoint: Path
+) -> None:
+    fresh = fingerprint(loaded.model)
+    patched = with_lora(loaded.model)
+    sample(patched, loaded.clip)  # leaves the LoRA in the shared module's weights
+    assert fingerprint(loaded.model) == fresh
+    assert fingerprint(loaded.model.clone()) == fresh
+    assert fingerprint(load(checkpoint).model) == fresh
+
+
+def test_fingerprint_tells_patched_models_apart(loaded: Loaded) -> None:
+    attention = loaded.model.clone()
+    attention.set_model_attn2_replace(lambda q, k, v, extra: v, "middle", 0)
+    weights = loaded.model.clone()
+    key = cross_attention_layers(weights)[0].key("to_v")
+    weights.add_patches({key: ("diff", (weights.model.state_dict()[key] * 0.1,))})
+    models = [
+        loaded.model,
+        attention,
+        weights,
+        with_lora(loaded.model),
+        with_lora(loaded.model, strength=0.5),
+        with_lora(loaded.model, seed=1),
+    ]
+    assert len({fingerprint(model) for model in models}) == len(models)

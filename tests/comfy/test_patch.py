@@ -1,0 +1,218 @@
+"""The patched weight is E (W + dW), and nobody else's weight changes."""
+
+from __future__ import annotations
+
+import comfy.lora
+import comfy.model_management
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, widths
+from comfyui_pure.nodes.host.patch import EDITS, PROJECTIONS, EraserAdapter, patch
+from comfyui_pure.pure_core.eraser import Edit, Eraser, LayerEraser, Provenance
+
+from tests.comfy.stock import (
+    Loaded,
+    base_weight,
+    effective_weight,
+    sample,
+    tiny_flux,
+    with_lora,
+)
+
+ROUNDING = 2e-6
+"""Largest difference of float32 arithmetic from float64, relative to the largest weight."""
+
+
+def random_eraser(
+    model: ModelPatcher, edit: Edit = "keys and values", rank: int = 5, seed: int = 0
+) -> Eraser:
+    generator = torch.Generator().manual_seed(seed)
+    layers = {
+        name: LayerEraser(
+            torch.randn(d, rank, generator=generator) / d**0.5,
+            torch.randn(rank, d, generator=generator) / d**0.5,
+        )
+        for name, d in widths(cross_attention_layers(model)).items()
+    }
+    return Eraser(
+        layers,
+        Provenance(
+            method="random",
+            settings={},
+            forget=("a dog",),
+            retain=(),
+            edit=edit,
+            source_name="test (SD15)",
+            source_fingerprint="0",
+            created="2026-01-01",
+            plugin_version="0",
+        ),
+    )
+
+
+def dense(layer: LayerEraser, strength: float = 1.0) -> torch.Tensor:
+    """E as a (d, d) float64 matrix."""
+    identity = torch.eye(layer.width, dtype=torch.float64)
+    return identity - strength * layer.proj_left.double() @ layer.proj_right.double()
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4, -1.5])
+def test_with_a_lora_upstream_the_weight_is_e_times_the_sum(
+    loaded: Loaded, strength: float
+) -> None:
+    eraser, lora = random_eraser(loaded.model), with_lora(loaded.model)
+    patched = patch(lora, eraser, strength, "as fitted")
+    for layer in cross_attention_layers(loaded.model):
+        e = dense(eraser.layers[layer.name], strength)
+        for projection in ("to_k", "to_v"):
+            key = layer.key(projection)
+            summed = effective_weight(lora, key).double()
+            change = relative_error(summed, base_weight(loaded.model, layer, projection))
+            assert change > 0.01  # the LoRA does something
+            assert relative_error(effective_weight(patched, key), e @ summed) < ROUNDING
+
+
+def test_the_loaded_weight_is_the_same_as_the_computed_one(loaded: Loaded) -> None:
+    eraser = random_eraser(loaded.model)
+    patched = patch(with_lora(loaded.model), eraser, 1.0, "as fitted")
+    comfy.model_management.load_models_gpu([patched], force_full_load=True)
+    for layer in cross_attention_layers(patched):
+        loaded_weight = layer.module.to_v.weight.detach().clone()
+        expected = effective_weight(patched, layer.key("to_v")).double()
+        assert relative_error(loaded_weight, expected) < ROUNDING
+
+
+def test_a_lora_after_the_patch_is_not_projected(loaded: Loaded) -> None:
+    eraser = random_eraser(loaded.model)
+    key = cross_attention_layers(loaded.model)[0].key("to_v")
+    change = effective_weight(with_lora(loaded.model), key) - effective_weight(loaded.model, key)
+    late = with_lora(patch(loaded.model, eraser, 1.0, "as fitted"))
+    erased = effective_weight(patch(loaded.model, eraser, 1.0, "as fitted"), key)
+    assert relative_error(effective_weight(late, key), (erased + change).double()) < ROUNDING
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("fitted", PROJECTIONS)
+def test_only_the_projections_asked_for_change(loaded: Loaded, edit: str, fitted: Edit) -> None:
+    patched = patch(loaded.model, random_eraser(loaded.model, fitted), 1.0, edit)
+    projections = PROJECTIONS[fitted if edit == "as fitted" else edit]
+    layers = cross_attention_layers(loaded.model)
+    expected = {layer.key(projection) for layer in layers for projection in projections}
+    assert set(patched.patches) == expected
+    assert not loaded.model.patches
+
+
+def test_strength_zero_changes_no_bit(loaded: Loaded) -> None:
+    patched = patch(loaded.model, random_eraser(loaded.model), 0.0, "as fitted")
+    assert torch.equal(sample(patched, loaded.clip), sample(loaded.model, loaded.clip))
+    assert not patched.patches
+
+
+def test_the_source_stays_as_it_was(loaded: Loaded) -> None:
+    before = sample(loaded.model, loaded.clip)
+    weights = {key: value.clone() for key, value in loaded.model.model.state_dict().items()}
+    erased = sample(patch(loaded.model, random_eraser(loaded.model), 1.0, "as fitted"), loaded.clip)
+    assert not torch.equal(erased, before)
+    assert torch.equal(sample(loaded.model, loaded.clip), before)
+    for key, value in loaded.model.model.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+
+
+def test_two_erasers_one_after_the_other(loaded: Loaded) -> None:
+    first, second = random_eraser(loaded.model), random_eraser(loaded.model, seed=1)
+    patched = patch(patch(loaded.model, first, 1.0, "values"), second, 1.0, "values")
+    for layer in cross_attention_layers(loaded.model):
+        both = dense(second.layers[layer.name]) @ dense(first.layers[layer.name])
+        expected = both @ base_weight(loaded.model, layer, "to_v")
+        assert relative_error(effective_weight(patched, layer.key("to_v")), expected) < ROUNDING
+
+
+def test_an_eraser_of_rank_zero_patches_nothing(loaded: Loaded) -> None:
+    eraser = random_eraser(loaded.model, rank=0)
+    assert not patch(loaded.model, eraser, 1.0, "as fitted").patches
+
+
+def adapter(width: int = 32) -> tuple[EraserAdapter, torch.Tensor]:
+    """An adapter and its dense E."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, generator=generator) / 8 for size in ((width, 3), (3, width)))
+    return EraserAdapter({"key"}, [left, right]), dense(LayerEraser(left, right))
+
+
+def test_the_adapter_survives_being_rebuilt() -> None:
+    """0.30 moves an adapter's weights and makes it anew from them."""
+    made, e = adapter()
+    again = type(made)(made.loaded_keys, [each.clone() for each in made.weights])
+    weight = torch.randn(32, 7)
+    patches = [(1.0, again, 1.0, None, None)]
+    edited = comfy.lora.calculate_weight(patches, weight.clone(), "key")
+    assert relative_error(edited, e @ weight.double()) < ROUNDING
+
+
+def test_a_view_is_edited_in_place() -> None:
+    made, e = adapter()
+    weight = torch.randn(32, 12)
+    edited = comfy.lora.calculate_weight([(1.0, made, 1.0, (1, 4, 5), None)], weight.clone(), "key")
+    expected = weight.double()
+    expected[:, 4:9] = e @ expected[:, 4:9]
+    assert relative_error(edited, expected) < ROUNDING
+    assert torch.equal(edited[:, :4], weight[:, :4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_edited_in_float32(dtype: torch.dtype) -> None:
+    made, e = adapter()
+    weight = torch.randn(32, 7).to(dtype)
+    patches = [(1.0, made, 1.0, None, None)]
+    edited = comfy.lora.calculate_weight(patches, weight.clone(), "key", intermediate_dtype=dtype)
+    assert edited.dtype == dtype
+    exact = (e @ weight.double()).float()
+    assert relative_error(edited, exact.double()) < torch.finfo(dtype).eps
+
+
+def test_an_eraser_of_another_architecture_is_refused(loaded: Loaded) -> None:
+    eraser = random_eraser(loaded.model)
+    wider = {name: LayerEraser(torch.zeros(640, 1), torch.zeros(1, 640)) for name in eraser.layers}
+    fewer = dict(list(eraser.layers.items())[1:])
+    for layers, words in ((wider, "7 layers of widths 640"), (fewer, "6 layers of widths 320")):
+        other = Eraser(layers, eraser.provenance)
+        with pytest.raises(
+            ModelError, match=f"eraser: .*{words}.*SD15 with 7 layers of widths 320"
+        ):
+            patch(loaded.model, other, 1.0, "as fitted")
+        with pytest.raises(ModelError, match="eraser: "):
+            patch(loaded.model, other, 0.0, "as fitted")
+
+
+def test_an_eraser_of_another_family_is_pointed_out(
+    loaded: Loaded, caplog: pytest.LogCaptureFixture
+) -> None:
+    eraser = random_eraser(loaded.model)
+    patch(loaded.model, eraser, 1.0, "as fitted")
+    assert "family" not in caplog.text
+    made = Provenance(**{**vars(eraser.provenance), "source_name": "test (SD20)"})
+    patch(loaded.model, Eraser(eraser.layers, made), 1.0, "as fitted")
+    assert "test (SD20)" in caplog.text and "family SD15" in caplog.text
+
+
+def test_a_model_without_cross_attention_is_refused(loaded: Loaded) -> None:
+    with pytest.raises(ModelError, match="model: Flux"):
+        patch(tiny_flux(), random_eraser(loaded.model), 1.0, "as fitted")
+
+
+def test_quantised_weights_are_refused(loaded: Loaded) -> None:
+    layer = cross_attention_layers(loaded.model)[3]
+    plain = layer.module.to_v.weight
+    layer.module.to_v.weight = torch.nn.Parameter(
+        torch.zeros(plain.shape, dtype=torch.int8), requires_grad=False
+    )
+    try:
+        with pytest.raises(ModelError, match=r"model: the weights are quantised .*int8"):
+            patch(loaded.model, random_eraser(loaded.model), 1.0, "as fitted")
+    finally:
+        layer.module.to_v.weight = plain
