@@ -34,7 +34,7 @@ def declare_missing_operators() -> None:
     ComfyUI needs torchvision only to import; nothing this project runs calls these operators.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except (ImportError, OSError, RuntimeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
@@ -48,10 +48,12 @@ def declare_missing_operators() -> None:
         torchvision._pure_operators = library  # the declarations live as long as this object
 
 
-def comfy_arguments(tree: Path, base: Path, device: str) -> list[str]:
+def comfy_arguments(base: Path, device: str) -> list[str]:
     """Arguments of ComfyUI's `main.py` that every start of ours shares."""
-    arguments = ["--base-directory", str(base)]
+    arguments = ["--base-directory", str(base), "--disable-api-nodes"]  # those call paid services
     arguments += ["--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}"]
+    if (base / "extra_model_paths.yaml").is_file():
+        arguments += ["--extra-model-paths-config", str(base / "extra_model_paths.yaml")]
     if device == "cpu":
         arguments.append("--cpu")
     return arguments
@@ -63,7 +65,7 @@ def environment_arguments() -> tuple[Path, list[str]]:
     if missing:
         raise SystemExit(f"{' and '.join(missing)} not set: start this through dev.py.")
     tree, base = Path(os.environ["PURE_COMFY_PATH"]), Path(os.environ["PURE_BASE_DIR"])
-    return tree, comfy_arguments(tree, base, os.environ.get("PURE_DEVICE", "cpu"))
+    return tree, comfy_arguments(base, os.environ.get("PURE_DEVICE", "cpu"))
 
 
 def enter_comfy() -> None:
@@ -87,7 +89,7 @@ def enter_comfy() -> None:
     own = sys.argv
     sys.argv = ["main.py", *arguments]
     try:
-        import comfy.cli_args  # noqa: F401  (parses sys.argv once, when first imported)
+        import comfy.cli_args
     finally:
         sys.argv = own
 

@@ -1,0 +1,100 @@
+"""`dev.py test`: style, types, the mathematics once, and everything else in each ComfyUI."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.console import ROOT, merged, say
+
+PURE_TESTS = ("tests/core", "tests/world", "tests/dev")
+COMFY_TESTS = "tests/comfy"
+NOTHING_COLLECTED = 5  # pytest's exit status
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One program of the checks."""
+
+    name: str
+    command: Sequence[str | Path]
+    env: Mapping[str, str]
+    may_be_empty: bool = False
+    """Whether pytest may collect nothing, because the person selected tests."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended."""
+
+    stage: Stage
+    passed: bool
+    seconds: float
+    last_line: str
+
+
+def run_stage(stage: Stage) -> Outcome:
+    """Run one stage, its output passed on line by line."""
+    say(f"== {stage.name}")
+    started = time.monotonic()
+    last_line = ""
+    with subprocess.Popen(
+        [str(word) for word in stage.command],
+        cwd=ROOT,
+        env=merged(stage.env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last_line = line.strip() or last_line
+    empty = stage.may_be_empty and process.returncode == NOTHING_COLLECTED
+    passed = process.returncode == 0 or empty
+    return Outcome(stage, passed, time.monotonic() - started, last_line)
+
+
+def lint_stages(python: Path, env: Mapping[str, str]) -> list[Stage]:
+    """Style over everything, types over the mathematics."""
+    return [
+        Stage("ruff check", [python, "-m", "ruff", "check", "."], env),
+        Stage("ruff format", [python, "-m", "ruff", "format", "--check", "."], env),
+        Stage("mypy pure_core", [python, "-m", "mypy"], env),
+    ]
+
+
+def pytest_stage(name: str, python: Path, env: Mapping[str, str], arguments: list[str]) -> Stage:
+    """A run of pytest; `arguments` are folders, files and whatever the person added."""
+    chosen = [word for word in arguments if word not in (*PURE_TESTS, COMFY_TESTS)]
+    return Stage(name, [python, "-m", "pytest", *arguments], env, may_be_empty=bool(chosen))
+
+
+def split_selection(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The person's pytest arguments: paths without ComfyUI, paths that need it, other options."""
+    pure, comfy, options = [], [], []
+    for word in arguments:
+        path = (ROOT / word.partition("::")[0]).resolve()
+        if word.startswith("-") or not path.exists() or not path.is_relative_to(ROOT / "tests"):
+            options.append(word)
+        elif path.is_relative_to(ROOT / COMFY_TESTS):
+            comfy.append(word)
+        else:
+            pure.append(word)
+    return pure, comfy, options
+
+
+def report(outcomes: Sequence[Outcome]) -> int:
+    """Say how each stage ended, pytest's own summary lines last; the exit status."""
+    for outcome in outcomes:
+        word = "passed" if outcome.passed else "FAILED"
+        say(f"{word} {outcome.stage.name} ({outcome.seconds:.0f} s)")
+    for outcome in outcomes:
+        if outcome.last_line.startswith("="):
+            print(outcome.last_line, flush=True)
+    return 0 if all(outcome.passed for outcome in outcomes) else 1

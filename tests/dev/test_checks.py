@@ -1,0 +1,39 @@
+"""`dev.py test`: which tests run where, and what counts as a pass."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dev.checks import Stage, report, run_stage, split_selection
+
+
+def test_paths_go_to_the_run_that_can_hold_them() -> None:
+    words = ["tests/dev/test_checks.py::test_x", "tests/comfy", "-k", "name", "-x"]
+    assert split_selection(words) == (words[:1], words[1:2], words[2:])
+
+
+@pytest.mark.parametrize(
+    "status, may_be_empty, passed",
+    [(0, False, True), (1, False, False), (1, True, False), (5, False, False), (5, True, True)],
+)
+def test_a_stage_passes_by_its_exit_status(status: int, may_be_empty: bool, passed: bool) -> None:
+    code = f"print('== 1 done =='); print(); raise SystemExit({status})"
+    outcome = run_stage(Stage("a", [sys.executable, "-c", code], {}, may_be_empty))
+    assert outcome.passed is passed
+    assert outcome.last_line == "== 1 done =="
+    assert report([outcome]) == (0 if passed else 1)
+
+
+def test_one_failure_fails_the_whole_and_pytest_has_the_last_word(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = ["=== 2 passed in 0.1s ===", "All checks passed!", "=== 1 failed in 0.2s ==="]
+    outcomes = []
+    for line in lines:
+        code = f"print({line!r}); raise SystemExit({int('failed' in line)})"
+        outcomes.append(run_stage(Stage("a", [sys.executable, "-c", code], {})))
+    capsys.readouterr()
+    assert report(outcomes) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [lines[0], lines[2]]
