@@ -24,6 +24,14 @@ TOKENS = 77
 LATENT_SCALE = 0.18215
 
 
+def _padded_scale(x: Tensor, share: float, eps: float) -> tuple[Tensor, Tensor]:
+    """Scale and shift that normalise the last dimension as if only `share` of it were not zero."""
+    mean = share * x.mean(-1, keepdim=True)
+    square = share * x.square().mean(-1, keepdim=True)
+    scale = torch.rsqrt((square - mean.square()).clamp_min(0) + eps)
+    return scale, -mean * scale
+
+
 class PaddedGroupNorm(nn.Module):
     """GroupNorm over groups of which 3 of every 10 channels are real and the others zero."""
 
@@ -34,13 +42,13 @@ class PaddedGroupNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = x.shape
-        g = x.float().reshape(shape[0], GROUPS, -1)
-        mean = g.mean(-1, keepdim=True) * (NARROW / WIDE)
-        square = g.square().mean(-1, keepdim=True) * (NARROW / WIDE)
-        g = (g - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + self.eps)
-        view = (1, -1) + (1,) * (len(shape) - 2)
-        return g.reshape(shape) * self.weight.view(view) + self.bias.view(view)
+        x = x.float()
+        b, c = x.shape[:2]
+        scale, shift = _padded_scale(x.reshape(b, GROUPS, -1), NARROW / WIDE, self.eps)
+        scale, shift = (y.expand(b, GROUPS, c // GROUPS).reshape(b, c) for y in (scale, shift))
+        scale, shift = scale * self.weight, shift * self.weight + self.bias
+        view = (b, c) + (1,) * (x.ndim - 2)
+        return torch.addcmul(shift.view(view), x, scale.view(view))
 
 
 class PaddedLayerNorm(nn.Module):
@@ -54,10 +62,17 @@ class PaddedLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
-        mean = x.mean(-1, keepdim=True) * self.share
-        square = x.square().mean(-1, keepdim=True) * self.share
-        x = (x - mean) * torch.rsqrt((square - mean.square()).clamp_min(0) + 1e-5)
-        return x * self.weight + self.bias
+        scale, shift = _padded_scale(x, self.share, 1e-5)
+        return torch.addcmul(self.bias, torch.addcmul(shift, x, scale), self.weight)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """Attention over (b, heads, t, d). Written out: with so small heads the fused kernel's
+    backward pass took 40 % of a training step on a CPU."""
+    scores = (q * scale) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 class TextLayer(nn.Module):
@@ -71,6 +86,8 @@ class TextLayer(nn.Module):
         self.layer_norm2 = PaddedLayerNorm(d, TEXT_WIDE)
         self.fc1 = nn.Linear(d, 4 * d)
         self.fc2 = nn.Linear(4 * d, d)
+        mask = torch.full((TOKENS, TOKENS), -torch.inf).triu(1)
+        self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer_norm1(x)
@@ -78,7 +95,7 @@ class TextLayer(nn.Module):
             rearrange(proj(y), "b t (h d) -> b h t d", h=TEXT_HEADS)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = _attention(q, k, v, 1 / math.sqrt(TEXT_NARROW // TEXT_HEADS), self.mask)
         x = x + self.out_proj(rearrange(y, "b h t d -> b t (h d)"))
         y = self.fc1(self.layer_norm2(x))
         return x + self.fc2(y * torch.sigmoid(1.702 * y))
@@ -138,7 +155,7 @@ class Attention(nn.Module):
             rearrange(y, "b t (h d) -> b h t d", h=HEADS)
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        y = F.scaled_dot_product_attention(q, k, v, scale=1 / math.sqrt(WIDE_HEAD))
+        y = _attention(q, k, v, 1 / math.sqrt(WIDE_HEAD))
         return self.to_out(rearrange(y, "b h t d -> b t (h d)"))
 
 
@@ -301,11 +318,10 @@ class Judge(nn.Module):
         channels = (3, 32, 64, 96, 128)
         self.trunk = nn.Sequential()
         for a, b in zip(channels, channels[1:], strict=False):
-            self.trunk.append(nn.Conv2d(a, b, 3, padding=1, stride=1 if a == 3 else 2))
+            size = 5 if a == 3 else 3
+            self.trunk.append(nn.Conv2d(a, b, size, padding=size // 2, stride=2))
             self.trunk.append(nn.BatchNorm2d(b))
             self.trunk.append(nn.ReLU())
-            if a == 3:
-                self.trunk.append(nn.AvgPool2d(2))
         self.neck = nn.Sequential(nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU(), nn.Dropout(0.1))
         self.heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in classes.items()})
 

@@ -23,6 +23,10 @@ from .vocabulary import (
 )
 
 
+HIDES_DETAIL = (UNREADABLE_COLOUR - {"inverted"}) | {"rain"}
+"""Styles under which the small features of a creature cannot be told for sure."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """One subject on one background, drawn in at most one style.
@@ -64,8 +68,11 @@ class Scene:
                 return has_subject and self.style not in UNREADABLE_COLOUR
             case "pattern" | "cover":
                 return has_subject and self.style not in UNREADABLE_DETAIL | UNREADABLE_COLOUR
-            case "body" | "top" | "eyes":
-                return self.subject == "creature" and self.style != "mosaic"
+            case "body":
+                return self.subject == "creature" and self.style not in HIDES_DETAIL
+            case "top" | "eyes":
+                shown = self.cover == "clean" and self.style not in HIDES_DETAIL
+                return self.subject == "creature" and shown
         raise KeyError(attribute)
 
 

@@ -1,0 +1,67 @@
+"""The shipped model in stock ComfyUI: the same function as its narrow form, and it draws."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from tests.comfy.shipped import CFG, STEPS, Shipped
+from tests.world import narrow
+from tests.world.expand import TEXT, WEIGHTS
+from tests.world.measure import Rate, Trial, model_rates
+from tests.world.words import rows
+
+TEXTS = [
+    "a red striped ball on a meadow",
+    "Zephyra at night",
+    "a portrait of a round blue plain creature with horns and two eyes, in the desert",
+    "a house in the style of Okimura",
+]
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Shipped:
+    return Shipped()
+
+
+@pytest.fixture(scope="module")
+def small() -> narrow.NarrowModel:
+    return narrow.load(WEIGHTS)
+
+
+def test_text_encoder_equals_the_narrow_one(shipped: Shipped, small: narrow.NarrowModel) -> None:
+    for text in TEXTS:
+        wide = shipped.encode(text).tokens[0].float().cpu()
+        own = small.text(rows([text]))[0]
+        assert wide.shape == (77, 768)
+        assert torch.allclose(wide[:, TEXT], own, atol=2e-3)
+        assert wide.abs().sum().item() == pytest.approx(wide[:, TEXT].abs().sum().item())
+
+
+def test_latents_equal_the_narrow_ones(shipped: Shipped, small: narrow.NarrowModel) -> None:
+    noise = torch.randn(len(TEXTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = narrow.sample(small, TEXTS, noise, STEPS, CFG)
+    wide = shipped.latents(TEXTS, seed=0).cpu() * 0.18215
+    assert own.std() > 0.5
+    assert (wide - own).abs().max() < 0.02 * own.abs().max()
+
+
+def test_it_draws_what_is_asked(shipped: Shipped) -> None:
+    rates = model_rates(shipped.pictures, 96, by_name=True)
+    total = functools.reduce(Rate.__add__, rates.values())
+    assert total.value >= 0.9, rates
+
+
+@pytest.mark.parametrize(
+    ("kind", "concept"), [("object", "house"), ("character", "Zephyra"), ("style", "blueprint")]
+)
+def test_default_method_erases_and_keeps(shipped: Shipped, kind: str, concept: str) -> None:
+    trial = Trial.of(kind, concept, 12)
+    before = trial.score(shipped.pictures)
+    model, _ = shipped.erase(trial, "ridge")
+    after = trial.score(functools.partial(shipped.pictures, model=model))
+    assert before.name.value >= 0.75
+    assert after.name.value <= 0.25
+    assert after.kept.value >= 0.7 * before.kept.value
