@@ -196,7 +196,8 @@ def _rows_per_call(model: ModelPatcher, noise: Tensor, cfg: float) -> int:
     """As many rows as fit beside the whole model, by ComfyUI's own estimate."""
     device = model.load_device
     loaded = comfy.model_management.current_loaded_models
-    evictable = sum(each.model_loaded_memory() for each in loaded if each.device == device)
+    alive = [each for each in loaded if each.device == device and each.model is not None]
+    evictable = sum(each.model_loaded_memory() for each in alive)
     room = comfy.model_management.get_free_memory(device) + evictable - model.model_size()
     branches = 1 if math.isclose(cfg, 1.0) else 2
     a_row = model.memory_required([branches, *noise.shape[1:]]) * MEMORY_MARGIN

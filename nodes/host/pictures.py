@@ -7,4 +7,4 @@ from torch import Tensor
 
 def to_image(picture: np.ndarray) -> Tensor:
     """An IMAGE (1, H, W, 3), float32 in 0 to 1, from a uint8 picture (H, W, 3)."""
-    return torch.from_numpy(picture).float().div(255).unsqueeze(0)
+    return torch.tensor(picture).float().div(255).unsqueeze(0)

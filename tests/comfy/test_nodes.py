@@ -1,0 +1,343 @@
+"""The nodes as ComfyUI sees them, and the whole way from a concept to a patched model."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import pytest
+import torch
+from comfy_api.latest import io
+from comfyui_pure import WEB_DIRECTORY, comfy_entrypoint
+from comfyui_pure.nodes import (
+    Capture,
+    Concept,
+    EraseConcept,
+    Fit,
+    LoadEraser,
+    Patch,
+    SaveEraser,
+)
+from comfyui_pure.nodes.defaults import METHOD, Fitting, Trajectory
+from comfyui_pure.nodes.prompts import KINDS, TEMPLATES
+from comfyui_pure.pure_core.errors import PureError
+
+from dev.console import ROOT
+from tests.comfy.stock import QUICK, Loaded, execute, pre_hooks, sample, with_lora
+
+NODES = asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())
+
+TABLE = {
+    "PURE_Concept": (["concept", "kind", "neighbours", "templates"], ["STRING", "STRING"]),
+    "PURE_Capture": (
+        ["model", "clip", "prompts", *Trajectory._fields],
+        ["PURE_ACTIVATIONS"],
+    ),
+    "PURE_Fit": (
+        ["forget", "retain", "method", *Fitting._fields],
+        ["PURE_ERASER", "IMAGE", "STRING"],
+    ),
+    "PURE_Patch": (["model", "eraser", "strength", "edit"], ["MODEL"]),
+    "PURE_SaveEraser": (["eraser", "filename_prefix"], ["STRING"]),
+    "PURE_LoadEraser": (["eraser_name"], ["PURE_ERASER"]),
+    "PURE_EraseConcept": (
+        ["model", "clip", "concept", "neighbours", "kind", "method", "strength"],
+        ["MODEL", "PURE_ERASER", "IMAGE"],
+    ),
+}
+"""Node id -> its first inputs and its outputs: saved workflows rely on them."""
+
+CONCEPT = {
+    "concept": "dog",
+    "kind": "object",
+    "neighbours": "cat\nhorse",
+    "templates": "{}\na photo of {}",
+}
+
+
+def schemas() -> dict[str, io.Schema]:
+    return {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in NODES}
+
+
+def inputs(schema: io.Schema) -> list[io.Input]:
+    return list(schema.inputs or [])
+
+
+@pytest.fixture
+def erasers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """models/erasers in a folder of its own."""
+    folder = tmp_path / "erasers"
+    paths = {**folder_paths.folder_names_and_paths, "erasers": ([str(folder)], {".safetensors"})}
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", paths)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def fitted(loaded: Loaded) -> dict[str, Any]:
+    """One run of the open path: prompts, activations, eraser, report and summary."""
+    forget, retain = execute(Concept, **CONCEPT)
+    activations = [
+        execute(Capture, model=loaded.model, clip=loaded.clip, prompts=text, **QUICK._asdict())[0]
+        for text in (forget, retain)
+    ]
+    eraser, report, summary = execute(
+        Fit, forget=activations[0], retain=activations[1], method="ridge", **Fitting()._asdict()
+    )
+    return {
+        "forget": activations[0],
+        "retain": activations[1],
+        "eraser": eraser,
+        "report": report,
+        "summary": summary,
+    }
+
+
+def test_ids_inputs_and_outputs_are_those_promised() -> None:
+    found = {
+        name: (
+            [each.id for each in inputs(schema)][: len(TABLE[name][0])],
+            [output.io_type for output in schema.outputs],
+        )
+        for name, schema in schemas().items()
+    }
+    assert found == TABLE
+
+
+def test_every_input_beyond_the_promised_ones_is_optional() -> None:
+    for name, schema in schemas().items():
+        for each in inputs(schema)[len(TABLE[name][0]) :]:
+            assert each.optional and each.as_dict()["advanced"], (name, each.id)
+
+
+def test_every_widget_explains_itself_and_has_bounds() -> None:
+    for name, schema in schemas().items():
+        assert schema.description and schema.category == "PURE", name
+        for each in inputs(schema):
+            where = f"{name}.{each.id}"
+            if not isinstance(each, io.WidgetInput):
+                continue
+            assert each.tooltip, where
+            if isinstance(each, (io.Int.Input, io.Float.Input)):
+                assert each.min <= each.default <= each.max and each.step > 0, where
+            if isinstance(each, io.Combo.Input) and each.options:
+                assert each.default is None or each.default in each.options, where
+
+
+def test_the_seed_stays_as_it_is_between_queues() -> None:
+    """The editor would change it at every queue otherwise, and nothing would be cached."""
+    for name in ("PURE_Capture", "PURE_EraseConcept"):
+        (seed,) = [each for each in inputs(schemas()[name]) if each.id == "seed"]
+        assert seed.as_dict()["control_after_generate"] is False
+
+
+def test_execute_takes_exactly_the_inputs() -> None:
+    for node in NODES:
+        parameters = inspect.signature(node.execute).parameters
+        names = {each.id for each in inputs(node.GET_SCHEMA())}
+        named = {
+            name
+            for name, parameter in parameters.items()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        }
+        assert named <= names
+        assert named == names or any(
+            each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()
+        )
+
+
+def test_every_node_has_its_help_page() -> None:
+    for name, schema in schemas().items():
+        text = (ROOT / WEB_DIRECTORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        for each in (*inputs(schema), *schema.outputs):
+            assert f"`{each.id}`" in text, f"{name}: {each.id} is not explained"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_concept_becomes_its_prompts(kind: str) -> None:
+    forget, retain = execute(
+        Concept, concept=" Van\nGogh ", kind=kind, neighbours="Monet\n\n Cezanne \n"
+    )
+    templates = TEMPLATES[kind]
+    assert forget.splitlines() == [each.replace("{}", "Van Gogh") for each in templates]
+    assert retain.splitlines() == [
+        each.replace("{}", name) for name in ("Monet", "Cezanne") for each in templates
+    ]
+    assert len(templates) == (1 if kind == "custom" else 6)
+
+
+def test_own_templates_replace_those_of_the_kind() -> None:
+    forget, retain = execute(
+        Concept, concept="dog", kind="object", neighbours="cat", templates="\n{} run, {}!\n"
+    )
+    assert (forget, retain) == ("dog run, dog!", "cat run, cat!")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"concept": "  "}, "concept: expected the name"),
+        ({"neighbours": "cat\nDOG"}, "neighbours: 'dog' is the concept itself"),
+        ({"templates": "a dog"}, "templates: every line has to contain {}"),
+    ],
+)
+def test_a_bad_concept_names_its_input(change: dict[str, str], message: str) -> None:
+    with pytest.raises(PureError, match=message):
+        execute(Concept, **{**CONCEPT, **change})
+
+
+def test_the_open_path_and_the_one_node_agree(loaded: Loaded, fitted: dict[str, Any]) -> None:
+    model, eraser, report = execute(
+        EraseConcept,
+        model=loaded.model,
+        clip=loaded.clip,
+        method="ridge",
+        strength=1.0,
+        **CONCEPT,
+        **QUICK._asdict(),
+    )
+    (patched,) = execute(
+        Patch, model=loaded.model, eraser=fitted["eraser"], strength=1.0, edit="as fitted"
+    )
+    assert set(model.patches) == set(patched.patches)
+    for name, layer in eraser.layers.items():
+        other = fitted["eraser"].layers[name]
+        one = layer.proj_left @ layer.proj_right
+        assert torch.allclose(one, other.proj_left @ other.proj_right, atol=1e-3), name
+    assert report.shape == fitted["report"].shape
+    difference = sample(model, loaded.clip) - sample(patched, loaded.clip)
+    assert float(difference.abs().max()) < 1e-2
+    assert not torch.equal(sample(model, loaded.clip), sample(loaded.model, loaded.clip))
+    assert pre_hooks(loaded.model) == 0
+
+
+def test_the_report_is_a_picture_and_a_text(fitted: dict[str, Any]) -> None:
+    report = fitted["report"]
+    assert report.dtype == torch.float32 and report.ndim == 4
+    assert report.shape[0] == 1 and report.shape[3] == 3
+    assert 0 <= float(report.min()) < float(report.max()) <= 1
+    assert "ridge" in fitted["summary"] and "7 layers" in fitted["summary"]
+
+
+def test_pure_works_without_neighbours_and_says_what_that_means(fitted: dict[str, Any]) -> None:
+    settings = Fitting()._asdict()
+    eraser, _, summary = execute(Fit, forget=fitted["forget"], method="pure", **settings)
+    assert eraser.provenance.edit == "keys and values"
+    assert "retain" in summary
+
+
+def test_the_one_node_needs_neighbours_for_ridge(loaded: Loaded) -> None:
+    given = {**CONCEPT, "neighbours": ""}
+    with pytest.raises(PureError, match="neighbours: the method ridge"):
+        execute(
+            EraseConcept,
+            model=loaded.model,
+            clip=loaded.clip,
+            method="ridge",
+            strength=1.0,
+            **given,
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "pure", "forget_energy": 0.0}, "forget_energy"),
+        ({"method": "pure", "forget_energy": 1.5}, "forget_energy"),
+        ({"method": "pure", "retain_energy": -0.1}, "retain_energy"),
+        ({"method": "ridge", "keep": -1.0}, "keep"),
+        ({"method": "ridge", "damping": 0.0}, "damping"),
+        ({"method": "ridge", "retain": None}, "retain"),
+    ],
+)
+def test_a_bad_fit_names_its_input(
+    fitted: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    given = {
+        "forget": fitted["forget"],
+        "retain": fitted["retain"],
+        "method": METHOD,
+        **Fitting()._asdict(),
+    }
+    with pytest.raises(PureError, match=message):
+        execute(Fit, **{**given, **change})
+
+
+def test_forget_and_retain_of_different_origin_are_refused(
+    loaded: Loaded, fitted: dict[str, Any]
+) -> None:
+    def retain(model: Any = loaded.model, **change: Any) -> Any:
+        trajectory = QUICK._replace(**change)._asdict()
+        return execute(Capture, model=model, clip=loaded.clip, prompts="cat", **trajectory)[0]
+
+    for other, message in (
+        (retain(seed=1), "seed 0 / 1"),
+        (retain(steps=5), "steps 4 / 5"),
+        (retain(with_lora(loaded.model)), "source_fingerprint"),
+    ):
+        with pytest.raises(PureError, match=f"forget and retain.*{message}"):
+            execute(
+                Fit,
+                forget=fitted["forget"],
+                retain=other,
+                method="ridge",
+                **Fitting()._asdict(),
+            )
+
+
+def test_saving_counts_up_and_loading_gives_the_same(fitted: dict[str, Any], erasers: Path) -> None:
+    eraser = fitted["eraser"]
+    paths = [
+        Path(execute(SaveEraser, eraser=eraser, filename_prefix="animals/dog")[0]) for _ in range(2)
+    ]
+    assert [path.name for path in paths] == ["dog_00001_.safetensors", "dog_00002_.safetensors"]
+    assert {path.parent for path in paths} == {erasers / "animals"}
+    names = LoadEraser.define_schema().inputs[0].options
+    assert names == [str(path.relative_to(erasers)) for path in paths]
+    (again,) = execute(LoadEraser, eraser_name=names[0])
+    assert again.fingerprint == eraser.fingerprint
+    assert again.provenance == eraser.provenance
+
+
+@pytest.mark.parametrize(
+    "prefix", ["../dog", "a/../../dog", "/tmp/dog", "..", "", "a/", "..\\dog", "."]
+)
+def test_a_prefix_cannot_leave_the_folder(
+    fitted: dict[str, Any], erasers: Path, prefix: str
+) -> None:
+    with pytest.raises(PureError, match="filename_prefix: expected a name inside models/erasers"):
+        execute(SaveEraser, eraser=fitted["eraser"], filename_prefix=prefix)
+    assert not list(erasers.parent.rglob("*.safetensors"))
+
+
+def test_bad_files_are_explained(fitted: dict[str, Any], erasers: Path) -> None:
+    erasers.mkdir()
+    saved = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="dog")[0])
+    whole = saved.read_bytes()
+    (erasers / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (erasers / "noise.safetensors").write_bytes(b"not a safetensors file")
+    (erasers / "foreign.safetensors").write_bytes(whole.replace(b'"pure-eraser"', b'"some-eraser"'))
+    for name, words in (
+        ("cut", "cut.safetensors' .* cannot be read"),
+        ("noise", "noise.safetensors' .* cannot be read"),
+        ("foreign", "foreign.safetensors' .*some-eraser"),
+        ("absent", "found no 'absent.safetensors'"),
+    ):
+        with pytest.raises(PureError, match=f"eraser_name: .*{words}"):
+            execute(LoadEraser, eraser_name=f"{name}.safetensors")
+
+
+def test_a_file_saved_again_is_read_again(fitted: dict[str, Any], erasers: Path) -> None:
+    path = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="dog")[0])
+    before = LoadEraser.fingerprint_inputs(eraser_name=path.name)
+    assert LoadEraser.fingerprint_inputs(eraser_name=path.name) == before
+    weaker = fitted["eraser"].strength(0.5)
+    other = Path(execute(SaveEraser, eraser=weaker, filename_prefix="weak")[0])
+    other.replace(path)
+    assert LoadEraser.fingerprint_inputs(eraser_name=path.name) != before
+    (again,) = execute(LoadEraser, eraser_name=path.name)
+    assert again.fingerprint == weaker.fingerprint
