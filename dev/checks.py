@@ -95,6 +95,6 @@ def report(outcomes: Sequence[Outcome]) -> int:
         word = "passed" if outcome.passed else "FAILED"
         say(f"{word} {outcome.stage.name} ({outcome.seconds:.0f} s)")
     for outcome in outcomes:
-        if outcome.last_line.startswith("="):
+        if "pytest" in outcome.stage.command:
             print(outcome.last_line, flush=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1

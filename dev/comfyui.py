@@ -80,7 +80,7 @@ def imports_torchvision(python: Path) -> bool:
 @functools.cache
 def sees_accelerator(python: Path) -> bool:
     """Whether that Python's torch has a CUDA, ROCm, XPU or Apple device at hand."""
-    probe = "import torch; print(torch.accelerator.is_available())"
+    probe = "import torch; print(getattr(torch, 'accelerator', torch.cuda).is_available())"
     return output([python, "-c", probe], "asking torch for a graphics card") == "True"
 
 
