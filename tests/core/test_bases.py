@@ -63,11 +63,14 @@ def test_the_search_finds_what_it_should_and_says_when_it_cannot():
     assert search_leading(flat, 0.5 * float(flat.square().sum())) is None
 
 
-def test_rows_of_few_directions_do_not_upset_the_search():
-    rows, vectors = rows_with(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), 200, 150)
-    basis = fit_basis(rows, 0.9999999)
-    assert basis.rank == 3
-    assert (projector(basis.vectors) - projector(vectors)).norm() < 1e-6
+@pytest.mark.parametrize("rank", [3, 12, 15, 40])
+def test_rows_of_few_directions_do_not_upset_the_search(rank):
+    """The search runs out of directions inside a block, and must not invent others."""
+    rows, vectors = rows_with(torch.linspace(2, 1, rank, dtype=torch.float64), 200, 150)
+    found = search_leading(rows, 0.9999999 * float(rows.square().sum()))
+    assert found is not None
+    assert found[1].shape == (150, rank)
+    assert (projector(found[1]) - projector(vectors)).norm() < 1e-6
 
 
 def test_energy_one_keeps_the_numerical_rank():

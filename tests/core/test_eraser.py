@@ -61,6 +61,7 @@ def test_strength_zero_is_the_identity_bit_for_bit():
     layer = layer_eraser(12, 3)
     w = weight(12)
     w[0, 0], w[1, 1] = -0.0, float("inf")
+    assert layer.edit_weight(w, 0.0) is w
     for edited in (layer.edit_weight(w, 0.0), layer.scaled(0.0).edit_weight(w)):
         assert torch.equal(edited.view(torch.int64), w.view(torch.int64))
     x = torch.randn(4, 12, dtype=torch.float64)

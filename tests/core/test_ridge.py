@@ -132,6 +132,8 @@ def test_a_thin_product_keeps_only_the_numerical_rank():
     assert doubled[0].shape == (20, 3)
     assert torch.allclose(doubled[0] @ doubled[1], 2 * left @ right)
     assert torch.allclose(doubled[0].norm(), doubled[1].norm())
+    invisible_beside_identity = thin_product(1e-6 * left, 1e-6 * right)
+    assert invisible_beside_identity[0].shape == (20, 0)
 
 
 @pytest.mark.parametrize(
