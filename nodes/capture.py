@@ -34,7 +34,7 @@ class Capture(io.ComfyNode):
                 ),
                 *trajectory_inputs(),
             ],
-            outputs=[Activations.Output("activations")],
+            outputs=[Activations.Output(display_name="activations")],
         )
 
     @classmethod

@@ -24,8 +24,12 @@ class Concept(io.ComfyNode):
                 advanced(templates_input()),
             ],
             outputs=[
-                io.String.Output("forget", tooltip="Prompts of the concept, one a line."),
-                io.String.Output("retain", tooltip="Prompts of its neighbours, one a line."),
+                io.String.Output(
+                    display_name="forget", tooltip="Prompts of the concept, one a line."
+                ),
+                io.String.Output(
+                    display_name="retain", tooltip="Prompts of its neighbours, one a line."
+                ),
             ],
         )
 

@@ -53,9 +53,13 @@ class EraseConcept(io.ComfyNode):
                 advanced(templates_input()),
             ],
             outputs=[
-                io.Model.Output("model", tooltip="The model without the concept."),
-                Eraser.Output("eraser", tooltip="What was changed, for PURE Save Eraser."),
-                io.Image.Output("report", tooltip="What was removed and kept in every layer."),
+                io.Model.Output(display_name="model", tooltip="The model without the concept."),
+                Eraser.Output(
+                    display_name="eraser", tooltip="What was changed, for PURE Save Eraser."
+                ),
+                io.Image.Output(
+                    display_name="report", tooltip="What was removed and kept in every layer."
+                ),
             ],
         )
 

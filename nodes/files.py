@@ -32,7 +32,7 @@ class SaveEraser(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[io.String.Output("path", tooltip="The file that was written.")],
+            outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
             is_output_node=True,
         )
 
@@ -60,7 +60,7 @@ class LoadEraser(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[Eraser.Output("eraser")],
+            outputs=[Eraser.Output(display_name="eraser")],
         )
 
     @classmethod

@@ -87,12 +87,12 @@ class Fit(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Eraser.Output("eraser"),
+                Eraser.Output(display_name="eraser"),
                 io.Image.Output(
-                    "report",
+                    display_name="report",
                     tooltip="Per layer: ranks, spectra, how much is removed and how much kept.",
                 ),
-                io.String.Output("summary", tooltip="The report in words."),
+                io.String.Output(display_name="summary", tooltip="The report in words."),
             ],
         )
 

@@ -40,7 +40,7 @@ class Patch(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[io.Model.Output("model")],
+            outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod

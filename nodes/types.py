@@ -13,6 +13,7 @@ CATEGORY = "PURE"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_STRENGTH = 5.0
 
+# Outputs get a display_name and no id: 0.3.75 refuses an output with the id of an input.
 Activations = io.Custom("PURE_ACTIVATIONS")
 Eraser = io.Custom("PURE_ERASER")
 

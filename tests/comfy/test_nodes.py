@@ -32,21 +32,24 @@ from tests.comfy.stock import QUICK, Loaded, execute, pre_hooks, sample, with_lo
 NODES = asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())
 
 TABLE = {
-    "PURE_Concept": (["concept", "kind", "neighbours", "templates"], ["STRING", "STRING"]),
+    "PURE_Concept": (
+        ["concept", "kind", "neighbours", "templates"],
+        [("forget", "STRING"), ("retain", "STRING")],
+    ),
     "PURE_Capture": (
         ["model", "clip", "prompts", *Trajectory._fields],
-        ["PURE_ACTIVATIONS"],
+        [("activations", "PURE_ACTIVATIONS")],
     ),
     "PURE_Fit": (
         ["forget", "retain", "method", *Fitting._fields],
-        ["PURE_ERASER", "IMAGE", "STRING"],
+        [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
     ),
-    "PURE_Patch": (["model", "eraser", "strength", "edit"], ["MODEL"]),
-    "PURE_SaveEraser": (["eraser", "filename_prefix"], ["STRING"]),
-    "PURE_LoadEraser": (["eraser_name"], ["PURE_ERASER"]),
+    "PURE_Patch": (["model", "eraser", "strength", "edit"], [("model", "MODEL")]),
+    "PURE_SaveEraser": (["eraser", "filename_prefix"], [("path", "STRING")]),
+    "PURE_LoadEraser": (["eraser_name"], [("eraser", "PURE_ERASER")]),
     "PURE_EraseConcept": (
         ["model", "clip", "concept", "neighbours", "kind", "method", "strength"],
-        ["MODEL", "PURE_ERASER", "IMAGE"],
+        [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("report", "IMAGE")],
     ),
 }
 """Node id -> its first inputs and its outputs: saved workflows rely on them."""
@@ -101,7 +104,7 @@ def test_ids_inputs_and_outputs_are_those_promised() -> None:
     found = {
         name: (
             [each.id for each in inputs(schema)][: len(TABLE[name][0])],
-            [output.io_type for output in schema.outputs],
+            [(output.display_name, output.io_type) for output in schema.outputs],
         )
         for name, schema in schemas().items()
     }
@@ -153,8 +156,10 @@ def test_execute_takes_exactly_the_inputs() -> None:
 def test_every_node_has_its_help_page() -> None:
     for name, schema in schemas().items():
         text = (ROOT / WEB_DIRECTORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
-        for each in (*inputs(schema), *schema.outputs):
-            assert f"`{each.id}`" in text, f"{name}: {each.id} is not explained"
+        names = [each.id for each in inputs(schema)]
+        names += [output.display_name for output in schema.outputs]
+        for each in names:
+            assert f"`{each}`" in text, f"{name}: {each} is not explained"
 
 
 @pytest.mark.parametrize("kind", KINDS)
