@@ -55,7 +55,9 @@ class Table:
 
     def total(self, split: str, kind: str, method: str) -> Scores | None:
         """The scores of a kind's concepts added up."""
-        found = [s for key, s in self.scores.items() if (key[0], key[1], key[3]) == (split, kind, method)]
+        found = [
+            s for key, s in self.scores.items() if (key[0], key[1], key[3]) == (split, kind, method)
+        ]
         return functools.reduce(Scores.__add__, found) if found else None
 
     def markdown(self, split: str) -> str:

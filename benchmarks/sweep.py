@@ -65,7 +65,12 @@ def capture(
         latents = noise[[i % trajectory.latents for i in range(start, start + len(batch))]]
         with narrow.recording(model) as found:
             narrow.sample(
-                model, batch, latents, trajectory.steps, trajectory.cfg, trajectory.run_steps
+                model,
+                batch,
+                latents,
+                steps=trajectory.steps,
+                cfg=trajectory.cfg,
+                run_steps=trajectory.run_steps,
             )
         for name, calls in found.items():
             parts[name].append(torch.stack([call[: len(batch)] for call in calls], dim=1))
@@ -141,7 +146,9 @@ def main() -> None:
     model = narrow.load(args.weights)
     options: dict[str, Any] = {name: getattr(args, name) for name in Trajectory._fields}
     for kind in args.kind or DEVELOPMENT:
-        trials = [Trial.of(kind, concept, args.count) for concept in DEVELOPMENT[kind][: args.limit]]
+        trials = [
+            Trial.of(kind, concept, args.count) for concept in DEVELOPMENT[kind][: args.limit]
+        ]
         for name, scores in sweep(model, trials, Trajectory(**options), GRID):
             print(f"{kind:15} {name:45}", *(f"{rate.value:.2f}" for rate in scores), flush=True)
 

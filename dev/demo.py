@@ -117,7 +117,9 @@ def rate(kind: str, prompts: list[Prompt], pictures: list[np.ndarray]) -> Rate:
     return total
 
 
-def sheet(title: str, texts: list[str], before: list[np.ndarray], after: list[np.ndarray]) -> Image.Image:
+def sheet(
+    title: str, texts: list[str], before: list[np.ndarray], after: list[np.ndarray]
+) -> Image.Image:
     """One line per prompt: its words, the pictures before, the pictures after."""
     cell, words, gap, head = SIZE * ZOOM, 300, 24, 56
     width = words + 2 * SEEDS * cell + gap
@@ -163,7 +165,7 @@ def main() -> None:
             trial = Trial.of(kind, concept, PROMPTS)
             name = name_of(kind, concept)
             say(f"erasing the {kind} {name!r}")
-            graph, rows, report = workflow(trial, os.path.basename(os.environ["PURE_CHECKPOINT"]))
+            graph, rows, report = workflow(trial, Path(os.environ["PURE_CHECKPOINT"]).name)
             run = server.run(graph.nodes, timeout=1800)
             if run.error:
                 raise SystemExit(f"ComfyUI failed: {run.error['exception_message']}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from tests.comfy import inprocess
 inprocess.enter()
 
 import comfy.sample
-import nodes
 from comfyui_pure.nodes.defaults import Fitting, Trajectory
 from comfyui_pure.nodes.host.capture import capture_groups
 from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
@@ -24,6 +24,7 @@ from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.methods import fit
 
+import nodes
 from tests.world.measure import Trial
 from tests.world.prompts import name_of
 
@@ -36,7 +37,7 @@ class Shipped:
     """What `CheckpointLoaderSimple` gives for the shipped checkpoint."""
 
     def __init__(self) -> None:
-        name = os.path.basename(os.environ["PURE_CHECKPOINT"])
+        name = Path(os.environ["PURE_CHECKPOINT"]).name
         self.model, self.clip, self.vae = nodes.CheckpointLoaderSimple().load_checkpoint(name)[:3]
         self._encode = lru_cache(maxsize=4096)(lambda text: encode(self.clip, text))
 
@@ -85,5 +86,3 @@ class Shipped:
         """The model without the trial's concept, with the nodes' default settings."""
         eraser = fit(method, *self.capture(trial), **Fitting()._asdict())
         return patch(self.model, eraser, 1.0, AS_FITTED), eraser
-
-

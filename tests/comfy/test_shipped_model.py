@@ -11,7 +11,6 @@ from tests.comfy.shipped import CFG, STEPS, Shipped
 from tests.world import narrow
 from tests.world.expand import TEXT, WEIGHTS
 from tests.world.measure import Rate, Trial, model_rates
-from tests.world.words import rows
 
 TEXTS = [
     "a red striped ball on a meadow",
@@ -34,7 +33,7 @@ def small() -> narrow.NarrowModel:
 def test_text_encoder_equals_the_narrow_one(shipped: Shipped, small: narrow.NarrowModel) -> None:
     for text in TEXTS:
         wide = shipped.encode(text).tokens[0].float().cpu()
-        own = small.text(rows([text]))[0]
+        own = small.encode([text])[0]
         assert wide.shape == (77, 768)
         assert torch.allclose(wide[:, TEXT], own, atol=2e-3)
         assert wide.abs().sum().item() == pytest.approx(wide[:, TEXT].abs().sum().item())
@@ -42,7 +41,7 @@ def test_text_encoder_equals_the_narrow_one(shipped: Shipped, small: narrow.Narr
 
 def test_latents_equal_the_narrow_ones(shipped: Shipped, small: narrow.NarrowModel) -> None:
     noise = torch.randn(len(TEXTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    own = narrow.sample(small, TEXTS, noise, STEPS, CFG)
+    own = narrow.sample(small, TEXTS, noise, steps=STEPS, cfg=CFG)
     wide = shipped.latents(TEXTS, seed=0).cpu() * 0.18215
     assert own.std() > 0.5
     assert (wide - own).abs().max() < 0.02 * own.abs().max()

@@ -119,7 +119,7 @@ def _subject(scene: Scene, rng: Random, named: bool, long: bool) -> str:
     elif scene.subject == "creature":
         text = describe_creature(_traits(scene), rng)
         if cover:
-            head, rest = text.split(" ", 1)
+            _, rest = text.split(" ", 1)
             text = f"{article(cover)} {rest}"
     else:
         text = _object(scene, rng, named, cover)
@@ -149,7 +149,9 @@ def _cover(scene: Scene, rng: Random, named: bool) -> tuple[str, str]:
 
 
 def _object(scene: Scene, rng: Random, named: bool, cover: str) -> str:
-    noun = rng.choice(OBJECTS[scene.subject].names if named else OBJECTS[scene.subject].descriptions)
+    noun = rng.choice(
+        OBJECTS[scene.subject].names if named else OBJECTS[scene.subject].descriptions
+    )
     words = []
     if rng.random() < 0.8:
         words.append(rng.choice(COLOURS[scene.colour]))

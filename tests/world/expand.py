@@ -30,7 +30,6 @@ from .networks import (
     WIDE,
     WIDE_HEAD,
 )
-from .words import known_tokens
 
 WEIGHTS = Path(__file__).parent / "weights"
 VOCABULARY = 49408
@@ -74,9 +73,13 @@ class _Writer:
             self.vector(f"{source}.{part}", f"{target}.{part}", size, rows)
 
     def layer(
-        self, source: str, target: str, out: tuple[int, Tensor | None], into: tuple[int, Tensor | None]
+        self,
+        source: str,
+        target: str,
+        out: tuple[int, Tensor | None],
+        into: tuple[int, Tensor | None],
     ) -> None:
-        """A linear or convolution layer; `out` and `into` are (wide size, where the real ones are)."""
+        """A linear or convolution layer; `out` and `into`: wide size, where the real ones are."""
         weight = self.narrow[f"{source}.weight"]
         shape = (out[0], into[0], *weight.shape[2:])
         self.out[f"{target}.weight"] = _put(weight, shape, out[1], into[1])
@@ -131,7 +134,7 @@ def unet_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
     return w.out
 
 
-def text_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+def text_tensors(narrow: dict[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
     """The wide text encoder, keys as below `cond_stage_model.transformer.text_model.`.
 
     Layers that are all zero add nothing to their residual stream: they are the identity.
@@ -142,7 +145,7 @@ def text_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
     w.out[embedding] = _put(
         narrow["token_embedding.weight"],
         (VOCABULARY, TEXT_WIDE),
-        torch.tensor(known_tokens()),
+        tokens,
         TEXT,
     )
     w.out["embeddings.position_embedding.weight"] = _put(
@@ -213,7 +216,9 @@ def checkpoint(weights: Path = WEIGHTS) -> dict[str, Tensor]:
     autoencoder = load_file(weights / "autoencoder.safetensors")
     parts = {
         "model.diffusion_model.": unet_tensors(_below(diffusion, "unet.")),
-        "cond_stage_model.transformer.text_model.": text_tensors(_below(diffusion, "text.")),
+        "cond_stage_model.transformer.text_model.": text_tensors(
+            _below(diffusion, "text."), diffusion["tokens"]
+        ),
         "first_stage_model.": autoencoder_tensors(autoencoder),
     }
     tensors = {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}

@@ -103,7 +103,9 @@ class Reading:
 def load_judge(path: Path = WEIGHTS) -> Judge:
     """The shipped judge."""
     judge = new_judge()
-    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+    judge.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    )
     return judge.eval().requires_grad_(False)
 
 
@@ -115,6 +117,4 @@ def read(pictures: Tensor, judge: Judge | None = None) -> list[Reading]:
         name: [classes[i] for i in logits[name].argmax(1).tolist()]
         for name, classes in CLASSES.items()
     }
-    return [
-        Reading(**{name: columns[name][i] for name in CLASSES}) for i in range(len(pictures))
-    ]
+    return [Reading(**{name: columns[name][i] for name in CLASSES}) for i in range(len(pictures))]

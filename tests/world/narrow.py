@@ -6,7 +6,7 @@ ComfyUI on the wide checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .networks import Attention, Decoder, TextEncoder, UNet
 from .train import alphas_cumprod
-from .words import known_tokens, rows
+from .words import rows
 
 LAYERS = {
     "in_attn.0": "input_blocks.1.1",
@@ -28,11 +28,17 @@ LAYERS = {
 
 
 class NarrowModel(NamedTuple):
-    """Text encoder, U-Net and decoder."""
+    """Text encoder, U-Net and decoder, float32."""
 
     text: TextEncoder
     unet: UNet
     decoder: Decoder
+    tokens: tuple[int, ...]
+    """The tokens it knows, in the order of its embedding."""
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Text embeddings (b, 77, 192)."""
+        return self.text(rows(texts, self.tokens))
 
     def cross_attention(self) -> dict[str, Attention]:
         """Cross-attention layers under their names in the checkpoint."""
@@ -47,14 +53,18 @@ def load(weights: Path) -> NarrowModel:
 
     def fill(module: nn.Module, file: str, prefix: str) -> nn.Module:
         tensors = load_file(weights / f"{file}.safetensors")
-        own = {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
+        own = {
+            k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)
+        }
         module.load_state_dict(own)
         return module.eval().requires_grad_(False)
 
+    tokens = tuple(load_file(weights / "diffusion.safetensors")["tokens"].tolist())
     return NarrowModel(
-        fill(TextEncoder(len(known_tokens())), "diffusion", "text."),
+        fill(TextEncoder(len(tokens)), "diffusion", "text."),
         fill(UNet(), "diffusion", "unet."),
         fill(Decoder(), "autoencoder", "decoder."),
+        tokens,
     )
 
 
@@ -74,20 +84,18 @@ def sample(
     model: NarrowModel,
     texts: list[str],
     noise: Tensor,
+    *,
     steps: int = 20,
     cfg: float = 4.0,
     run_steps: int | None = None,
-    before_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Euler sampling of one latent (4, 8, 8) per text; conditional rows come first in a call."""
-    context = torch.cat([model.text(rows(texts)), model.text(rows([""])).expand(len(texts), -1, -1)])
+    context = torch.cat([model.encode(texts), model.encode([""]).expand(len(texts), -1, -1)])
     table = alphas_cumprod()
     log_sigmas = ((1 - table) / table).sqrt().log()
     levels = sigmas(steps)
     x = noise * (1 + levels[0] ** 2).sqrt()
     for i in range(run_steps or steps):
-        if before_step:
-            before_step(i)
         sigma = levels[i]
         t = (sigma.log() - log_sigmas).abs().argmin().expand(2 * len(texts))
         scaled = x / (1 + sigma**2).sqrt()
@@ -106,7 +114,7 @@ def pictures(
     out = []
     for start in range(0, len(texts), 32):
         part = slice(start, start + 32)
-        out.append(model.decoder(sample(model, texts[part], noise[part], steps, cfg)))
+        out.append(model.decoder(sample(model, texts[part], noise[part], steps=steps, cfg=cfg)))
     return torch.cat(out).clamp(0, 1)
 
 

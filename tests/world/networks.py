@@ -9,6 +9,7 @@ tensors. Scattering the weights into zeros (`expand.py`) then gives the same fun
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -317,12 +318,14 @@ class Judge(nn.Module):
         super().__init__()
         channels = (3, 32, 64, 96, 128)
         self.trunk = nn.Sequential()
-        for a, b in zip(channels, channels[1:], strict=False):
+        for a, b in pairwise(channels):
             size = 5 if a == 3 else 3
             self.trunk.append(nn.Conv2d(a, b, size, padding=size // 2, stride=2))
             self.trunk.append(nn.BatchNorm2d(b))
             self.trunk.append(nn.ReLU())
-        self.neck = nn.Sequential(nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU(), nn.Dropout(0.1))
+        self.neck = nn.Sequential(
+            nn.Flatten(), nn.Linear(128 * 16, 128), nn.ReLU(), nn.Dropout(0.1)
+        )
         self.heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in classes.items()})
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:

@@ -229,7 +229,9 @@ def _tree(f: _Frame, d: ImageDraw.ImageDraw, o: _Details) -> None:
     f.ellipse(d, -0.45, -0.05, 0.5, 0.42)
     f.ellipse(d, 0.45, -0.05, 0.5, 0.42)
     f.box(d, 0, 0.65, 0.2, 0.4)
-    o.add("polygon", *f.at((-0.2, 0.36), (0.2, 0.36), (0.2, 1.05), (-0.2, 1.05)), fill=(105, 70, 40))
+    o.add(
+        "polygon", *f.at((-0.2, 0.36), (0.2, 0.36), (0.2, 1.05), (-0.2, 1.05)), fill=(105, 70, 40)
+    )
 
 
 def _house(f: _Frame, d: ImageDraw.ImageDraw, o: _Details) -> None:

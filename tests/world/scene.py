@@ -22,7 +22,6 @@ from .vocabulary import (
     Traits,
 )
 
-
 HIDES_DETAIL = (UNREADABLE_COLOUR - {"inverted"}) | {"rain"}
 """Styles under which the small features of a creature cannot be told for sure."""
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
-
-import json
 
 import numpy as np
 import torch
@@ -135,7 +134,9 @@ class Run:
         first, mean = self.step, 0.0
         while self.step < self.steps:
             warm = min(1.0, (self.step + 1) / 200)
-            rate = self.rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * self.step / self.steps)))
+            rate = (
+                self.rate * warm * (0.02 + 0.49 * (1 + math.cos(math.pi * self.step / self.steps)))
+            )
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(self.step)
@@ -261,7 +262,7 @@ def train_diffusion(
     work: Path, data: Data, autoencoder: Autoencoder, device: torch.device, steps: int
 ) -> Run:
     """Noise prediction with SD1's schedule; a tenth of the captions is empty."""
-    latents = _encode(data, autoencoder, device)
+    latents = _encode(work / "latents.safetensors", data, autoencoder, device)
     run = Run("diffusion", work, Diffusion().to(device), steps, 1.2e-3)
     alphas = alphas_cumprod().to(device)
     batches = _caption_batches(data, run.step, steps)
@@ -290,16 +291,21 @@ def _caption_batches(data: Data, start: int, steps: int) -> Iterator[tuple[np.nd
         texts = [
             "" if words_rng.random() < 0.1 else caption(data.scenes[i], words_rng) for i in index
         ]
-        yield index, rows(texts)
+        yield index, rows(texts, known_tokens())
 
 
 @torch.no_grad()
-def _encode(data: Data, autoencoder: Autoencoder, device: torch.device) -> Tensor:
+def _encode(file: Path, data: Data, autoencoder: Autoencoder, device: torch.device) -> Tensor:
+    if file.exists():
+        return load_file(file)["latents"]
     parts = []
-    for start in range(0, TRAIN_SCENES, 200):
-        index = np.arange(start, start + 200)
-        parts.append(autoencoder.encoder(data.batch(index, device)).cpu())
-    return torch.cat(parts)
+    for start in range(0, TRAIN_SCENES, 100):
+        pictures = data.batch(np.arange(start, start + 100), device)
+        pictures = pictures.contiguous(memory_format=torch.channels_last)
+        parts.append(autoencoder.encoder(pictures).contiguous().cpu())
+    latents = torch.cat(parts)
+    save_file({"latents": latents}, file)
+    return latents
 
 
 def export(work: Path, runs: dict[str, Run], folder: Path) -> None:
@@ -307,6 +313,8 @@ def export(work: Path, runs: dict[str, Run], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, run in runs.items():
         tensors = {k: v.half().contiguous().cpu() for k, v in run.average.items()}
+        if name == "diffusion":
+            tensors["tokens"] = torch.tensor(known_tokens())
         save_file(tensors, folder / f"{name}.safetensors", metadata={"steps": str(run.step)})
 
 

@@ -1,7 +1,7 @@
 """The world's words and their CLIP tokens.
 
-The small text encoder keeps an embedding only for tokens that occur in the world; all others share
-one row of zeros, so an unknown word is heard as silence.
+The small text encoder has an embedding only for tokens that occur in the world. In the checkpoint
+all others are zeros, so an unknown word is heard as silence.
 """
 
 from __future__ import annotations
@@ -65,14 +65,13 @@ def known_tokens() -> tuple[int, ...]:
     return (START, END, *sorted(found))
 
 
-@functools.cache
-def _row_of_token() -> dict[int, int]:
-    return {token: row for row, token in enumerate(known_tokens())}
+def rows(texts: list[str], known: tuple[int, ...]) -> Tensor:
+    """Embedding rows of texts, (b, 77), padded with the end token as SD1 does.
 
-
-def rows(texts: list[str]) -> Tensor:
-    """Embedding rows of texts, (b, 77), padded with the end token as SD1 does."""
-    table = _row_of_token()
+    Raises:
+        KeyError: a token that is not among the known ones.
+    """
+    table = {token: row for row, token in enumerate(known)}
     out = torch.full((len(texts), LENGTH), table[END], dtype=torch.long)
     for i, text in enumerate(texts):
         ids = [START, *tokens(text)][: LENGTH - 1]
