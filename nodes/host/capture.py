@@ -277,7 +277,6 @@ class _Recorder:
         call: dict[str, Any],
     ) -> Tensor:
         """ComfyUI's model function wrapper; `inner` is the one that was there before."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
         self._window = self._open(call["cond_or_uncond"], float(call["timestep"][0]))
         try:
             if inner is not None:
