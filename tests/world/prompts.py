@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
-from .captions import caption
+from .captions import article, caption
 from .judge import Reading
 from .scene import Scene, creature, random_scene
 from .vocabulary import (
@@ -67,16 +67,22 @@ def _visible(scene: Scene, attribute: str) -> bool:
     return scene.readable(field.get(attribute, attribute))
 
 
-def name_of(kind: str, concept: str) -> str:
-    """What a person types to name the concept in a node."""
+def names_of(kind: str, concept: str) -> tuple[str, ...]:
+    """Every word that names the concept."""
     match kind:
         case "object":
-            return OBJECTS[concept].names[0]
+            return OBJECTS[concept].names
         case "style":
-            return STYLES[concept].names[0]
+            return STYLES[concept].names
         case "unsafe content":
-            return COVERS[concept][0]
-    return concept
+            return COVERS[concept]
+    return (concept,)
+
+
+def name_of(kind: str, concept: str) -> str:
+    """What a person types to name the concept in a node."""
+    name = names_of(kind, concept)[0]
+    return {"object": article(name), "unsafe content": f"something {name}"}.get(kind, name)
 
 
 def others(kind: str, concept: str) -> list[str]:
