@@ -61,7 +61,7 @@ def fit_basis(rows: Tensor, energy: float) -> Basis:
     """
     check_energy("energy", energy)
     matrix = rows.to("cpu", torch.float64)
-    total = float(matrix.square().sum())
+    total = float(torch.linalg.vector_norm(matrix)) ** 2  # without a second matrix
     found = search_leading(matrix, energy * total) if energy < 1 else None
     values, vectors = found or decompose(matrix, energy * total if energy < 1 else None)
     return Basis(vectors.contiguous(), values, total, energy)
