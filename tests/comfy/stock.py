@@ -38,7 +38,7 @@ def load(checkpoint: Path) -> Loaded:
 
 
 def sample(
-    model: ModelPatcher, clip: comfy.sd.CLIP, prompt: str = "a dog", steps: int = 2
+    model: ModelPatcher, clip: comfy.sd.CLIP, prompt: str = "a ball", steps: int = 2
 ) -> Tensor:
     """Latents from CLIPTextEncode, EmptyLatentImage and KSampler."""
     encode = nodes.CLIPTextEncode().encode

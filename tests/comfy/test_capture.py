@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tests.comfy.stock import QUICK, Loaded, pre_hooks, sample, with_lora, with_wrapper
 
-PROMPTS = ("a dog", "a red cat on a mat", "")
+PROMPTS = ("a ball", "a red star with a mug", "")
 TOLERANCE = 1e-5
 
 
@@ -126,8 +126,8 @@ def test_a_row_does_not_depend_on_its_batch(
 
 def test_prompts_of_different_token_length(loaded: Loaded) -> None:
     long = "a very " * 60 + "long prompt"
-    assert encode(loaded.clip, long).length > encode(loaded.clip, "a dog").length
-    together = capture(loaded.model, loaded.clip, ["a dog", long, "a cat"], QUICK)
+    assert encode(loaded.clip, long).length > encode(loaded.clip, "a ball").length
+    together = capture(loaded.model, loaded.clip, ["a ball", long, "a star"], QUICK)
     alone = capture(loaded.model, loaded.clip, [long], QUICK)
     for layer in together.rows:
         assert torch.allclose(together.grid(layer)[1], alone.grid(layer)[0], atol=TOLERANCE)
@@ -197,7 +197,9 @@ def test_progress_covers_every_batch_and_no_preview_is_made(
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK)
     total = QUICK.latents * QUICK.run_steps
-    assert seen[-total:] == [(step + 1, total) for step in range(total)]
+    values = [value for value, _ in seen]  # 0.30 leaves out some that follow each other fast
+    assert values == sorted(set(values)) and values[-1] == total
+    assert {of for _, of in seen} == {total}
     assert set(previews) == {None}
 
 
@@ -296,7 +298,7 @@ def test_a_patch_that_splits_the_batch_is_reported(loaded: Loaded) -> None:
         (PROMPTS, {"width": 65}, "width: expected a multiple of 8"),
         (PROMPTS, {"height": 4}, "height: expected a multiple of 8"),
         (PROMPTS, {"sampler_name": "dpm_adaptive"}, "sampler_name: expected a sampler that"),
-        (PROMPTS, {"scheduler": "none"}, "scheduler: expected one of normal|scheduler: expected"),
+        (PROMPTS, {"scheduler": "none"}, "scheduler: expected one of"),
     ],
 )
 def test_settings_out_of_range_name_their_input(

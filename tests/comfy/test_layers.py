@@ -59,3 +59,9 @@ def test_fingerprint_tells_patched_models_apart(loaded: Loaded) -> None:
         with_lora(loaded.model, seed=1),
     ]
     assert len({fingerprint(model) for model in models}) == len(models)
+
+
+def test_fingerprint_tells_checkpoints_apart(loaded: Loaded, checkpoint: Path) -> None:
+    other = load(checkpoint).model
+    cross_attention_layers(other)[-1].module.to_v.weight.data += 0.01
+    assert fingerprint(other) != fingerprint(loaded.model)

@@ -55,9 +55,9 @@ TABLE = {
 """Node id -> its first inputs and its outputs: saved workflows rely on them."""
 
 CONCEPT = {
-    "concept": "dog",
+    "concept": "ball",
     "kind": "object",
-    "neighbours": "cat\nhorse",
+    "neighbours": "star\nheart",
     "templates": "{}\na photo of {}",
 }
 
@@ -177,17 +177,17 @@ def test_a_concept_becomes_its_prompts(kind: str) -> None:
 
 def test_own_templates_replace_those_of_the_kind() -> None:
     forget, retain = execute(
-        Concept, concept="dog", kind="object", neighbours="cat", templates="\n{} run, {}!\n"
+        Concept, concept="ball", kind="object", neighbours="star", templates="\n{} run, {}!\n"
     )
-    assert (forget, retain) == ("dog run, dog!", "cat run, cat!")
+    assert (forget, retain) == ("ball run, ball!", "star run, star!")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"concept": "  "}, "concept: expected the name"),
-        ({"neighbours": "cat\nDOG"}, "neighbours: 'dog' is the concept itself"),
-        ({"templates": "a dog"}, "templates: every line has to contain {}"),
+        ({"neighbours": "star\nBALL"}, "neighbours: 'ball' is the concept itself"),
+        ({"templates": "a ball"}, "templates: every line has to contain {}"),
     ],
 )
 def test_a_bad_concept_names_its_input(change: dict[str, str], message: str) -> None:
@@ -277,7 +277,7 @@ def test_forget_and_retain_of_different_origin_are_refused(
 ) -> None:
     def retain(model: Any = loaded.model, **change: Any) -> Any:
         trajectory = QUICK._replace(**change)._asdict()
-        return execute(Capture, model=model, clip=loaded.clip, prompts="cat", **trajectory)[0]
+        return execute(Capture, model=model, clip=loaded.clip, prompts="star", **trajectory)[0]
 
     for other, message in (
         (retain(seed=1), "seed 0 / 1"),
@@ -321,7 +321,7 @@ def test_a_prefix_cannot_leave_the_folder(
 
 def test_bad_files_are_explained(fitted: dict[str, Any], erasers: Path) -> None:
     erasers.mkdir()
-    saved = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="dog")[0])
+    saved = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="ball")[0])
     whole = saved.read_bytes()
     (erasers / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     (erasers / "noise.safetensors").write_bytes(b"not a safetensors file")
@@ -337,7 +337,7 @@ def test_bad_files_are_explained(fitted: dict[str, Any], erasers: Path) -> None:
 
 
 def test_a_file_saved_again_is_read_again(fitted: dict[str, Any], erasers: Path) -> None:
-    path = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="dog")[0])
+    path = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="ball")[0])
     before = LoadEraser.fingerprint_inputs(eraser_name=path.name)
     assert LoadEraser.fingerprint_inputs(eraser_name=path.name) == before
     weaker = fitted["eraser"].strength(0.5)

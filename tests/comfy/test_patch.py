@@ -40,7 +40,7 @@ def random_eraser(
         Provenance(
             method="random",
             settings={},
-            forget=("a dog",),
+            forget=("a ball",),
             retain=(),
             edit=edit,
             source_name="test (SD15)",

@@ -44,7 +44,7 @@ def picture(name: str, model: list[Any], seed: int = 5) -> Graph:
 def base(checkpoint: Path) -> Graph:
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint.name),
-        "prompt": node("CLIPTextEncode", clip=["loader", 1], text="a dog"),
+        "prompt": node("CLIPTextEncode", clip=["loader", 1], text="a ball"),
         "empty": node("CLIPTextEncode", clip=["loader", 1], text=""),
         "latent": node("EmptyLatentImage", width=PIXELS, height=PIXELS, batch_size=1),
     }
@@ -54,8 +54,8 @@ def erase(**change: Any) -> dict[str, Any]:
     given = {
         "model": ["loader", 0],
         "clip": ["loader", 1],
-        "concept": "dog",
-        "neighbours": "cat\nhorse",
+        "concept": "ball",
+        "neighbours": "star\nheart",
         "kind": "object",
         "method": "ridge",
         "strength": 1.0,
@@ -78,9 +78,9 @@ def open_path() -> Graph:
     return {
         "concept": node(
             "PURE_Concept",
-            concept="dog",
+            concept="ball",
             kind="object",
-            neighbours="cat\nhorse",
+            neighbours="star\nheart",
             templates="{}\na photo of {}",
         ),
         "forget": capture(["concept", 0]),
