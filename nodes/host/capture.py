@@ -200,7 +200,7 @@ def _rows_per_call(model: ModelPatcher, noise: Tensor, cfg: float) -> int:
     evictable = sum(each.model_loaded_memory() for each in alive)
     room = comfy.model_management.get_free_memory(device) + evictable - model.model_size()
     branches = 1 if math.isclose(cfg, 1.0) else 2
-    a_row = model.memory_required([branches, *noise.shape[1:]]) * MEMORY_MARGIN
+    a_row = model.model.memory_required([branches, *noise.shape[1:]]) * MEMORY_MARGIN
     return max(1, min(MAX_ROWS, int(room / a_row)))
 
 

@@ -76,6 +76,7 @@ def with_wrapper(model: ModelPatcher, before: Callable[[dict[str, Any]], None]) 
     return wrapped
 
 
+@torch.no_grad()
 def effective_weight(model: ModelPatcher, key: str) -> Tensor:
     """A weight with all its patches, float32, by ComfyUI's own arithmetic."""
     (weight, convert), *patches = model.get_key_patches(key)[key]
@@ -85,7 +86,7 @@ def effective_weight(model: ModelPatcher, key: str) -> Tensor:
 def base_weight(model: ModelPatcher, layer: Layer, projection: str) -> Tensor:
     """A weight of the checkpoint, without any patch, float64."""
     key = layer.key(projection)
-    return model.get_key_patches(key)[key][0][0].double()
+    return model.get_key_patches(key)[key][0][0].detach().double()
 
 
 def pre_hooks(model: ModelPatcher) -> int:
