@@ -212,13 +212,11 @@ def autoencoder_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def checkpoint(weights: Path = WEIGHTS) -> dict[str, Tensor]:
     """All tensors of the SD1.5 checkpoint, float16 but for the autoencoder's two scalars."""
-    diffusion = load_file(weights / "diffusion.safetensors")
+    text = load_file(weights / "text.safetensors")
     autoencoder = load_file(weights / "autoencoder.safetensors")
     parts = {
-        "model.diffusion_model.": unet_tensors(_below(diffusion, "unet.")),
-        "cond_stage_model.transformer.text_model.": text_tensors(
-            _below(diffusion, "text."), diffusion["tokens"]
-        ),
+        "model.diffusion_model.": unet_tensors(load_file(weights / "unet.safetensors")),
+        "cond_stage_model.transformer.text_model.": text_tensors(text, text["tokens"]),
         "first_stage_model.": autoencoder_tensors(autoencoder),
     }
     tensors = {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}
@@ -226,10 +224,6 @@ def checkpoint(weights: Path = WEIGHTS) -> dict[str, Tensor]:
     return {
         k: v.half() if v.is_floating_point() and k not in scalars else v for k, v in tensors.items()
     }
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def main(target: Path) -> None:

@@ -51,19 +51,23 @@ class NarrowModel(NamedTuple):
 def load(weights: Path) -> NarrowModel:
     """The compact weights in float32."""
 
-    def fill(module: nn.Module, file: str, prefix: str) -> nn.Module:
-        tensors = load_file(weights / f"{file}.safetensors")
-        own = {
-            k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)
-        }
-        module.load_state_dict(own)
+    def fill(module: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+        module.load_state_dict({key: value.float() for key, value in tensors.items()})
         return module.eval().requires_grad_(False)
 
-    tokens = tuple(load_file(weights / "diffusion.safetensors")["tokens"].tolist())
+    text, unet, autoencoder = (
+        load_file(weights / f"{name}.safetensors") for name in ("text", "unet", "autoencoder")
+    )
+    tokens = tuple(text.pop("tokens").tolist())
+    decoder = {
+        key.removeprefix("decoder."): value
+        for key, value in autoencoder.items()
+        if key.startswith("decoder.")
+    }
     return NarrowModel(
-        fill(TextEncoder(len(tokens)), "diffusion", "text."),
-        fill(UNet(), "diffusion", "unet."),
-        fill(Decoder(), "autoencoder", "decoder."),
+        fill(TextEncoder(len(tokens)), text),
+        fill(UNet(), unet),
+        fill(Decoder(), decoder),
         tokens,
     )
 
