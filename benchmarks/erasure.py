@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from tests.comfy.shipped import AS_FITTED, Fitting, Shipped, fit, patch
 from tests.world.measure import Rate, Scores, Trial, model_rates
 from tests.world.vocabulary import DEVELOPMENT, HELD_OUT
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
 METHODS = ("unedited", "pure", "ridge")

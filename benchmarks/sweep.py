@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 from tests.comfy import inprocess
 from tests.world import narrow
@@ -37,6 +33,8 @@ from comfyui_pure.nodes.prompts import anchors
 from comfyui_pure.pure_core.activations import Activations, CaptureSettings
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.methods import fit
+
+ROOT = Path(__file__).resolve().parent.parent
 
 GRID: tuple[tuple[str, dict[str, float]], ...] = (
     *(
