@@ -1,0 +1,144 @@
+"""ComfyUI's editor in a headless Chromium, driven as a person's browser would be."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+)
+
+STOCK_ERRORS = (
+    # Files that a fresh user has not made yet, and pictures of templates that are not installed.
+    r"status of 404 .* /user\.css",
+    r"status of 404 .* /api/userdata",
+    r"status of 404 .* /templates/",
+    r"Error loading (fuse options|core workflow templates)",
+    r"ComfyApp graph accessed before initialization",
+    r"TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange",
+    # It asks ComfyUI's registry about the nodes of every workflow, and the server forbids it.
+    r"https://api\.comfy\.org/.*Content Security Policy",
+)
+"""What the consoles of the pinned ComfyUI versions show without any plugin."""
+
+READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[{!r}]"
+
+SAVED = "JSON.stringify(app.graph.serialize())"
+
+BOUNDS = "app.graph.nodes.map(node => [node.id, Array.from(node.boundingRect)])"
+
+FIT_TO_WINDOW = """bounds => {
+    const left = Math.min(...bounds.map(b => b[0])), top = Math.min(...bounds.map(b => b[1]));
+    const right = Math.max(...bounds.map(b => b[0] + b[2]));
+    const bottom = Math.max(...bounds.map(b => b[1] + b[3]));
+    const view = app.canvas.canvas.getBoundingClientRect();
+    const scale = Math.min(
+        (view.width - 100) / (right - left), (view.height - 180) / (bottom - top));
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [70 / scale - left, 100 / scale - top];
+    app.canvas.setDirty(true, true);
+}"""
+
+PICTURES = """node => {
+    const images = app.graph.getNodeById(node)?.imgs ?? [];
+    return images.length && images.every(image => image.complete && image.naturalWidth > 0);
+}"""
+
+
+class Editor:
+    """An open page of the editor."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        """What the console showed and a page without the plugin does not."""
+        page.on("console", self._listen)
+        page.on("pageerror", lambda error: self._note(f"{error.name}: {error.message}"))
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self._note(f"{message.text} {urlsplit(message.location['url']).path}")
+
+    def _note(self, text: str) -> None:
+        if not any(re.search(pattern, text) for pattern in STOCK_ERRORS):
+            self.errors.append(text)
+
+    def open(self, workflow: dict[str, Any]) -> None:
+        """Open a workflow, as dropping its file onto the page does."""
+        self.page.evaluate("graph => app.loadGraphData(graph)", workflow)
+        self.page.keyboard.press("Escape")  # the template browser of a first visit
+
+    def saved(self) -> dict[str, Any]:
+        """The workflow as the editor would save it now."""
+        return json.loads(self.page.evaluate(SAVED))
+
+    def prompt(self) -> dict[str, Any]:
+        """What the editor would queue: node id -> class_type and inputs."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def unknown_nodes(self) -> list[str]:
+        """Types on the canvas that this ComfyUI does not have; the editor draws them red."""
+        return self.page.evaluate(
+            "app.graph.nodes.filter(node => node.has_errors "
+            "|| !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
+        )
+
+    def bounds(self) -> dict[int, list[float]]:
+        """Node id -> left, top, width, height on the canvas, its title included."""
+        return {int(node): bounds for node, bounds in self.page.evaluate(BOUNDS)}
+
+    def queue(self) -> str:
+        """Press Run; the id of the queued prompt."""
+        with self.page.expect_response(lambda answer: answer.url.endswith("/prompt")) as answer:
+            self.page.evaluate("app.queuePrompt(0, 1)")
+        assert answer.value.ok, answer.value.text()
+        return answer.value.json()["prompt_id"]
+
+    def wait_for_pictures(self, node: int, timeout: float) -> None:
+        """Wait until a node shows its pictures; `timeout` in seconds."""
+        self.page.wait_for_function(PICTURES, arg=node, timeout=timeout * 1000)
+
+    def screenshot(self, path: Path) -> None:
+        """The whole workflow, for a person to look at."""
+        self.page.evaluate(FIT_TO_WINDOW, list(self.bounds().values()))
+        self.page.wait_for_timeout(500)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=path)
+
+
+@contextmanager
+def opened(address: str, chromium: str, awaited_node: str) -> Iterator[Editor]:
+    """The editor of the server at `address`, once it knows the node `awaited_node`.
+
+    Requests to anywhere but that server are refused, so that a test sees the same page with and
+    without a network.
+    """
+
+    def local_only(route: Route) -> None:
+        route.continue_() if route.request.url.startswith(address) else route.abort()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        try:
+            page = browser.new_page(viewport={"width": 1920, "height": 1080})
+            page.route("**/*", local_only)
+            editor = Editor(page)
+            page.goto(address)
+            page.wait_for_function(READY.format(awaited_node), timeout=120_000)
+            yield editor
+        finally:
+            browser.close()

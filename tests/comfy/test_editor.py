@@ -1,0 +1,309 @@
+"""The example workflows in ComfyUI's own editor, and what the editor shows of the plugin."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dev.console import ROOT
+from dev.server import ComfyServer
+from tests.comfy.editor import Editor, opened
+from tests.world.judge import read
+
+FILES = sorted((ROOT / "example_workflows").glob("*.json"))
+HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
+NODES = (
+    "PURE_EraseConcept",
+    "PURE_Concept",
+    "PURE_Capture",
+    "PURE_Fit",
+    "PURE_Patch",
+    "PURE_SaveEraser",
+    "PURE_LoadEraser",
+)
+CHOSEN = {"concept", "neighbours", "kind", "filename_prefix"}
+"""Widgets of our nodes that an example sets; all others keep their defaults."""
+
+BYPASSED = 4
+VALUE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+
+Workflow = dict[str, Any]
+each_example = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's executable."""
+    path = os.environ.get("PURE_CHROMIUM")
+    if not path:
+        pytest.skip("no Chromium; install it or set PURE_CHROMIUM to a Chromium or Chrome")
+    return path
+
+
+@pytest.fixture(scope="module")  # an open playwright keeps others from running an event loop
+def editor(chromium: str, comfy_server: ComfyServer) -> Iterator[Editor]:
+    """The editor in a browser, opened once."""
+    with opened(comfy_server.address, chromium, NODES[0]) as editor:
+        yield editor
+
+
+@pytest.fixture(scope="session")
+def module(comfy_server: ComfyServer) -> str:
+    """The plugin's folder name, under which the server offers its files."""
+    return comfy_server.node(NODES[0])["python_module"].rpartition(".")[2]
+
+
+@pytest.fixture(scope="session")
+def definitions(comfy_server: ComfyServer) -> dict[str, Any]:
+    """Every node's definition, as the editor gets it."""
+    return comfy_server.get("/object_info")
+
+
+def load(file: Path) -> Workflow:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def input_names(definition: dict[str, Any]) -> list[str]:
+    """A node's inputs in the editor's order, hidden ones left out."""
+    order = definition["input_order"]
+    return [*order.get("required", ()), *order.get("optional", ())]
+
+
+def options(definition: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """An input's type and options."""
+    inputs = definition["input"]
+    kind, *rest = {**inputs["required"], **inputs.get("optional", {})}[name]
+    return (kind if isinstance(kind, str) else "COMBO"), (rest[0] if rest else {})
+
+
+def value_names(definition: dict[str, Any]) -> list[str]:
+    """What each entry of a node's `widgets_values` belongs to, in order."""
+    names = []
+    for name in input_names(definition):
+        kind, extra = options(definition, name)
+        if kind in VALUE_TYPES and not extra.get("forceInput"):
+            names.append(name)
+            if extra.get("control_after_generate", name in ("seed", "noise_seed")):
+                names.append("control_after_generate")
+    return names
+
+
+def values(node: dict[str, Any], definition: dict[str, Any]) -> dict[str, Any]:
+    """A saved node's widget values by name."""
+    names = value_names(definition)
+    return dict(zip(names, node.get("widgets_values", [])[: len(names)], strict=True))
+
+
+def computed(workflow: Workflow) -> list[dict[str, Any]]:
+    """The nodes that a run of the workflow computes."""
+    return [n for n in workflow["nodes"] if n["mode"] != BYPASSED and n["type"] != "MarkdownNote"]
+
+
+def expected_prompt(workflow: Workflow, definitions: dict[str, Any]) -> dict[str, Any]:
+    """What the editor has to queue, worked out from the file and the nodes' definitions."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in computed(workflow):
+        inputs = values(node, definitions[node["type"]])
+        inputs.pop("control_after_generate", None)
+        for slot in node["inputs"]:
+            if slot["link"] is not None:
+                inputs[slot["name"]] = sources[slot["link"]]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
+
+
+def essence(workflow: Workflow) -> dict[Any, Any]:
+    """What makes two saved workflows the same to a person."""
+    keys = ("type", "title", "pos", "size", "mode", "flags", "widgets_values", "color")
+    return {
+        # Versions write nothing, or an empty list, where there is no widget.
+        **{(node["id"], key): node.get(key) or None for node in workflow["nodes"] for key in keys},
+        "links": sorted(workflow["links"]),
+        "groups": [(g["title"], g["bounding"], g["color"]) for g in workflow["groups"]],
+    }
+
+
+def test_the_examples_are_there() -> None:
+    assert [file.stem for file in FILES] == ["erase_a_concept", "erase_a_concept_one_node"]
+
+
+def test_the_server_offers_the_examples(comfy_server: ComfyServer, module: str) -> None:
+    offered = comfy_server.get("/workflow_templates")[module]
+    assert sorted(offered) == [file.stem for file in FILES]
+    for file in FILES:
+        address = f"/api/workflow_templates/{module}/{file.stem}"
+        assert comfy_server.get(address + ".json") == load(file)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_help_is_served_and_names_everything(
+    comfy_server: ComfyServer, module: str, definitions: dict[str, Any], name: str
+) -> None:
+    text = comfy_server.read(f"/extensions/{module}/docs/{name}.md").decode()
+    definition = definitions[name]
+    assert text.startswith(f"# {definition['display_name']}\n")
+    for socket in (*input_names(definition), *definition["output_name"]):
+        assert f"`{socket}`" in text
+
+
+def test_the_server_has_no_node_without_help(definitions: dict[str, Any]) -> None:
+    ours = sorted(name for name in definitions if name.startswith("PURE_"))
+    assert ours == sorted(NODES) == [file.stem for file in HELP]
+
+
+@each_example
+def test_an_example_keeps_the_defaults(file: Path, definitions: dict[str, Any]) -> None:
+    for node in load(file)["nodes"]:
+        if node["type"] in NODES:
+            definition = definitions[node["type"]]
+            linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
+            for name, value in values(node, definition).items():
+                if name not in CHOSEN | linked:
+                    assert value == options(definition, name)[1]["default"], (node["type"], name)
+
+
+@each_example
+def test_before_and_after_differ_in_the_model_alone(
+    file: Path, definitions: dict[str, Any]
+) -> None:
+    prompt = expected_prompt(load(file), definitions)
+    samplers = [node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler"]
+    pairs = itertools.groupby(samplers, key=lambda inputs: inputs["positive"])
+    for _, (before, after) in pairs:
+        assert prompt[before.pop("model")[0]]["class_type"] == "CheckpointLoaderSimple"
+        assert prompt[after.pop("model")[0]]["class_type"] in ("PURE_Patch", "PURE_EraseConcept")
+        assert before == after
+        assert isinstance(before["seed"], list)  # one widget for both
+
+
+@each_example
+def test_an_example_opens_whole(
+    editor: Editor, comfy_server: ComfyServer, module: str, definitions: dict[str, Any], file: Path
+) -> None:
+    workflow = comfy_server.get(f"/api/workflow_templates/{module}/{file.stem}.json")
+    editor.open(workflow)
+    editor.screenshot(comfy_server.base / "screenshots" / f"{file.stem}.png")
+    assert editor.unknown_nodes() == []
+    saved = editor.saved()
+    assert essence(saved) == essence(workflow)
+
+    prompt = editor.prompt()
+    expected = expected_prompt(workflow, definitions)
+    assert prompt.keys() == expected.keys()
+    for node, content in expected.items():
+        assert prompt[node]["class_type"] == content["class_type"]
+        # Stock nodes may add what only the editor reads.
+        assert prompt[node]["inputs"].items() >= content["inputs"].items()
+
+    editor.open(saved)
+    assert essence(editor.saved()) == essence(saved)
+    assert editor.prompt() == prompt
+    assert editor.errors == []
+
+
+@each_example
+def test_an_example_is_laid_out_without_overlap(editor: Editor, file: Path) -> None:
+    workflow = load(file)
+    editor.open(workflow)
+    nodes = list(editor.bounds().values())
+    for one, other in itertools.combinations(nodes, 2):
+        assert not overlap(one, other), (one, other)
+    for group in (group["bounding"] for group in workflow["groups"]):
+        for node in nodes:
+            assert inside(node, group) or not overlap(node, group), (node, group)
+
+
+def overlap(one: list[float], other: list[float]) -> bool:
+    """Whether two rectangles (left, top, width, height) share any area."""
+    return all(
+        one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2]
+        for axis in (0, 1)
+    )
+
+
+def inside(one: list[float], other: list[float]) -> bool:
+    """Whether the first rectangle lies in the second."""
+    return all(
+        other[axis] <= one[axis] and one[axis] + one[axis + 2] <= other[axis] + other[axis + 2]
+        for axis in (0, 1)
+    )
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
+def pictures(
+    request: pytest.FixtureRequest, editor: Editor, comfy_server: ComfyServer, checkpoint: Path
+) -> dict[str, np.ndarray]:
+    """What an example shows after Run: title of each preview -> (b, height, width, 3) uint8."""
+    workflow = load(request.param)
+    editor.open(workflow)
+    outputs = finished(editor, comfy_server, editor.queue())
+    previews = {n["title"]: n["id"] for n in computed(workflow) if n["type"] == "PreviewImage"}
+    for node in previews.values():
+        editor.wait_for_pictures(node, timeout=20)
+    editor.screenshot(comfy_server.base / "screenshots" / f"{request.param.stem}-run.png")
+    assert editor.errors == []
+    return {
+        title: fetch(comfy_server, outputs[str(node)]["images"]) for title, node in previews.items()
+    }
+
+
+def test_running_an_example_shows_pictures_and_report(pictures: dict[str, np.ndarray]) -> None:
+    report = pictures["What was removed and kept"]
+    assert report.shape[0] == 1 and report.shape[2] > 500 and report.std() > 10
+    before, after = batches(pictures, "before"), batches(pictures, "after")
+    assert len(before) == len(after) > 0
+    for one, other in zip(before, after, strict=True):
+        assert one.shape == other.shape == (4, 64, 64, 3)
+        assert (one != other).any(axis=(1, 2, 3)).all()
+        assert len(np.unique(one.reshape(4, -1), axis=0)) == 4
+
+
+def test_an_example_erases_its_concept_and_keeps_the_neighbour(
+    pictures: dict[str, np.ndarray],
+) -> None:
+    concept, *neighbour = batches(pictures, "before")
+    assert how_many(concept, "Zephyra") >= 3
+    assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
+    concept, *neighbour = batches(pictures, "after")
+    assert how_many(concept, "Zephyra") <= 1
+    assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
+
+
+def batches(pictures: dict[str, np.ndarray], when: str) -> list[np.ndarray]:
+    """The previews of one side, the concept's first."""
+    return [batch for title, batch in sorted(pictures.items()) if when in title.lower()]
+
+
+def how_many(batch: np.ndarray, character: str) -> int:
+    """In how many pictures the judge recognises the character."""
+    readings = read(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
+    return sum(reading.shows("character", character) for reading in readings)
+
+
+def finished(editor: Editor, server: ComfyServer, prompt_id: str) -> dict[str, Any]:
+    """The outputs of a queued prompt, once it has ended well."""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        if done := server.get(f"/history/{prompt_id}").get(prompt_id):
+            assert done["status"]["status_str"] == "success", done["status"]
+            return done["outputs"]
+        editor.page.wait_for_timeout(200)  # lets the page go on
+    raise TimeoutError(server.log())
+
+
+def fetch(server: ComfyServer, references: list[dict[str, str]]) -> np.ndarray:
+    """The pictures of a node (b, height, width, 3), uint8."""
+    files = (server.image(reference) for reference in references)
+    return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
