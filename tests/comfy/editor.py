@@ -39,6 +39,10 @@ READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node
 
 SAVED = "JSON.stringify(app.graph.serialize())"
 
+SET_WIDGET = """([node, name, value]) => {
+    app.graph.getNodeById(node).widgets.find(widget => widget.name === name).value = value;
+}"""
+
 BOUNDS = "app.graph.nodes.map(node => [node.id, Array.from(node.boundingRect)])"
 
 FIT_TO_WINDOW = """bounds => {
@@ -81,6 +85,10 @@ class Editor:
         """Open a workflow, as dropping its file onto the page does."""
         self.page.evaluate("graph => app.loadGraphData(graph)", workflow)
         self.page.keyboard.press("Escape")  # the template browser of a first visit
+
+    def set_widget(self, node: int, name: str, value: Any) -> None:
+        """Turn a node's widget."""
+        self.page.evaluate(SET_WIDGET, [node, name, value])
 
     def saved(self) -> dict[str, Any]:
         """The workflow as the editor would save it now."""
