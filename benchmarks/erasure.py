@@ -16,8 +16,18 @@ import functools
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from tests.comfy.shipped import AS_FITTED, Fitting, Shipped, fit, patch
+from tests.comfy import inprocess
+
+inprocess.enter()
+
+from comfyui_pure.nodes.defaults import Fitting
+from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.report import FitReport
+
+from tests.comfy.shipped import Shipped
 from tests.world.measure import Rate, Scores, Trial, model_rates
 from tests.world.vocabulary import DEVELOPMENT, HELD_OUT
 
@@ -25,46 +35,61 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
 METHODS = ("unedited", "pure", "ridge")
-FIELDS = ("split", "kind", "concept", "method", *(f"{n}_{p}" for n in Scores._fields for p in "hn"))
+KEY = ("split", "kind", "concept", "method")
+FIT = ("gap_closed", "mean_protected")
+"""Of the fit report, averaged over layers: see `pure_core/report/numbers.py`."""
+FIELDS = (*KEY, *(f"{name}_{part}" for name in Scores._fields for part in "hn"), *FIT)
 HEADS = ("by name", "name-free", "neighbours kept", "unseen neighbours", "everything else")
 
 
+class Result(NamedTuple):
+    """What came of one concept and method."""
+
+    scores: Scores
+    gap_closed: float | None = None
+    mean_protected: float | None = None
+
+
 class Table:
-    """Scores by concept and method, kept in a CSV file."""
+    """Results by split, kind, concept and method, kept in a CSV file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.scores: dict[tuple[str, str, str, str], Scores] = {}
+        self.results: dict[tuple[str, ...], Result] = {}
         if file.exists():
             for row in csv.DictReader(file.open(encoding="utf-8")):
-                key = (row["split"], row["kind"], row["concept"], row["method"])
                 rates = (Rate(int(row[f"{n}_h"]), int(row[f"{n}_n"])) for n in Scores._fields)
-                self.scores[key] = Scores(*rates)
+                numbers = (float(row[name]) if row[name] else None for name in FIT)
+                self.results[tuple(row[name] for name in KEY)] = Result(Scores(*rates), *numbers)
 
-    def add(self, key: tuple[str, str, str, str], scores: Scores) -> None:
+    def add(self, key: tuple[str, ...], result: Result) -> None:
         """Keep one more row."""
-        self.scores[key] = scores
+        self.results[key] = result
         fresh = not self.file.exists()
         with self.file.open("a", encoding="utf-8", newline="") as out:
             writer = csv.writer(out)
             if fresh:
                 writer.writerow(FIELDS)
-            writer.writerow([*key, *(number for rate in scores for number in rate)])
+            counts = (number for rate in result.scores for number in rate)
+            fitted = ("" if each is None else round(each, 4) for each in result[1:])
+            writer.writerow([*key, *counts, *fitted])
 
-    def total(self, split: str, kind: str, method: str) -> Scores | None:
-        """The scores of a kind's concepts added up."""
-        found = [
-            s for key, s in self.scores.items() if (key[0], key[1], key[3]) == (split, kind, method)
-        ]
-        return functools.reduce(Scores.__add__, found) if found else None
+    def of(self, split: str, kind: str, method: str) -> list[Result]:
+        """The results of a kind's concepts."""
+        return [r for k, r in self.results.items() if (k[0], k[1], k[3]) == (split, kind, method)]
 
     def markdown(self, split: str) -> str:
-        """One row per kind and method."""
-        lines = [f"| kind | model | {' | '.join(HEADS)} |", "| --- " * (2 + len(HEADS)) + "|"]
+        """One row per kind and method: rates with intervals, means of the fit report."""
+        heads = (*HEADS, "gap closed", "mean protected")
+        lines = [f"| kind | model | {' | '.join(heads)} |", "| --- " * (2 + len(heads)) + "|"]
         for kind in SPLITS[split]:
             for method in METHODS:
-                if scores := self.total(split, kind, method):
-                    cells = (str(rate) if rate.total else "–" for rate in scores)
+                if results := self.of(split, kind, method):
+                    total = functools.reduce(Scores.__add__, (r.scores for r in results))
+                    cells = [str(rate) if rate.total else "–" for rate in total]
+                    for index in range(1, 3):
+                        numbers = [r[index] for r in results if r[index] is not None]
+                        cells.append(f"{sum(numbers) / len(numbers):.2f}" if numbers else "–")
                     lines.append(f"| {kind} | {method} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
@@ -73,18 +98,23 @@ def run(shipped: Shipped, table: Table, split: str, trials: Iterable[Trial]) -> 
     """Fill the rows that the table does not have yet."""
     for trial in trials:
         keys = {method: (split, trial.kind, trial.concept, method) for method in METHODS}
-        wanted = [method for method, key in keys.items() if key not in table.scores]
+        wanted = [method for method, key in keys.items() if key not in table.results]
         if not wanted:
             continue
         started = time.monotonic()
         forget, retain = shipped.capture(trial)
         for method in wanted:
-            model = shipped.model
+            model, fitted = shipped.model, ()
             if method != "unedited":
                 eraser = fit(method, forget, retain, **Fitting()._asdict())
                 model = patch(model, eraser, 1.0, AS_FITTED)
+                report = FitReport.of(eraser, forget, retain)
+                fitted = (
+                    report.mean(lambda layer: layer.gap_closed),
+                    report.mean(lambda layer: layer.mean_protected),
+                )
             scores = trial.score(functools.partial(shipped.pictures, model=model))
-            table.add(keys[method], scores)
+            table.add(keys[method], Result(scores, *fitted))
             print(f"{trial.kind:15} {trial.concept:10} {method:9}", *scores, flush=True)
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
 

@@ -39,13 +39,13 @@ ROOT = Path(__file__).resolve().parent.parent
 GRID: tuple[tuple[str, dict[str, float]], ...] = (
     *(
         ("pure", {"forget_energy": forget, "retain_energy": retain})
-        for forget in (0.9, 0.99, 0.999)
-        for retain in (0.5, 0.7, 0.9, 0.99)
+        for forget in (0.99, 0.9999)
+        for retain in (0.3, 0.5, 0.7, 0.9)
     ),
     *(
         ("ridge", {"keep": keep, "damping": damping})
-        for keep in (0.3, 1.0, 3.0)
-        for damping in (0.001, 0.01, 0.1)
+        for keep in (1.0, 3.0)
+        for damping in (0.001, 0.003, 0.01, 0.03)
     ),
 )
 
@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, default=ROOT / "tests" / "world" / "weights")
     parser.add_argument("--kind", choices=DEVELOPMENT, action="append")
+    parser.add_argument("--method", help="only this method")
     parser.add_argument("--limit", type=int, default=4, help="concepts of each kind")
     parser.add_argument("--count", type=int, default=16, help="prompts for each number")
     for field, default in Trajectory(width=64, height=64)._asdict().items():
@@ -147,7 +148,8 @@ def main() -> None:
         trials = [
             Trial.of(kind, concept, args.count) for concept in DEVELOPMENT[kind][: args.limit]
         ]
-        for name, scores in sweep(model, trials, Trajectory(**options), GRID):
+        grid = tuple(entry for entry in GRID if args.method in (None, entry[0]))
+        for name, scores in sweep(model, trials, Trajectory(**options), grid):
             print(f"{kind:15} {name:45}", *(f"{rate.value:.2f}" for rate in scores), flush=True)
 
 

@@ -393,7 +393,7 @@ def main() -> None:
     parser.add_argument("--judge-steps", type=int, default=2500)
     parser.add_argument("--autoencoder-steps", type=int, default=5000)
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--diffusion-steps", type=int, default=7500)
+    parser.add_argument("--diffusion-steps", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
