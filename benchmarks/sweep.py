@@ -39,13 +39,13 @@ ROOT = Path(__file__).resolve().parent.parent
 GRID: tuple[tuple[str, dict[str, float]], ...] = (
     *(
         ("pure", {"forget_energy": forget, "retain_energy": retain})
-        for forget in (0.99, 0.9999)
-        for retain in (0.3, 0.5, 0.7, 0.9)
+        for forget in (0.999, 0.9999, 0.99999)
+        for retain in (0.3, 0.5, 0.7)
     ),
     *(
         ("ridge", {"keep": keep, "damping": damping})
         for keep in (1.0, 3.0)
-        for damping in (0.001, 0.003, 0.01, 0.03)
+        for damping in (0.003, 0.01, 0.03)
     ),
 )
 

@@ -36,17 +36,20 @@ class Trajectory(NamedTuple):
 class Fitting(NamedTuple):
     """Settings of every method. Each method reads its own."""
 
-    forget_energy: float = 0.99
+    forget_energy: float = 0.9999
     """PURE: share of the forget activations' energy that is projected out, in (0, 1]."""
 
-    retain_energy: float = 0.7
+    retain_energy: float = 0.3
     """PURE: share of the retain activations' energy that is protected, in (0, 1]."""
 
     keep: float = 1.0
     """Ridge: lambda, weight of keeping the neighbours."""
 
-    damping: float = 0.01
+    damping: float = 0.03
     """Ridge: mu, weight of changing nothing else."""
+
+    overshoot: float = 1.4
+    """Ridge: how far towards the neighbours' mean the concept is sent, 1 is there."""
 
 
 METHOD = "ridge"

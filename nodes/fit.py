@@ -7,7 +7,7 @@ from ..pure_core.methods import METHODS, fit
 from ..pure_core.report import FitReport, draw
 from .defaults import METHOD, Fitting
 from .host.pictures import to_image
-from .types import CATEGORY, Activations, Eraser, method_input
+from .types import CATEGORY, Activations, Eraser, advanced, method_input, optional
 
 ENERGY_STEP = 0.00001
 
@@ -84,6 +84,22 @@ class Fit(io.ComfyNode):
                         "ridge: weight of changing nothing else (mu), above 0 to 10. Higher is "
                         "more careful with whatever is neither concept nor neighbour."
                     ),
+                ),
+                advanced(
+                    optional(
+                        io.Float.Input(
+                            "overshoot",
+                            default=default.overshoot,
+                            min=0.1,
+                            max=5.0,
+                            step=0.1,
+                            round=ENERGY_STEP,
+                            tooltip=(
+                                "ridge: how far the concept is sent, 0.1 to 5. 1 is the "
+                                "neighbours' mean, more goes beyond it and erases what 1 leaves."
+                            ),
+                        )
+                    )
                 ),
             ],
             outputs=[

@@ -30,7 +30,7 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy")),
-    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping")),
+    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot")),
 }
 
 

@@ -10,6 +10,10 @@ which is the minimiser of
 
     |E H_F - T_F|^2 / n_F + keep |E H_R - H_R|^2 / n_R + damping tau |E - I|^2.
 
+E - I is linear in T_F - H_F, so aiming `overshoot` times as far as the neighbours' mean scales it.
+Beyond 1 makes up for what this fit cannot see: rows are means over positions, and damping and
+keeping stop the rows short of their targets.
+
 It edits the values only: E is fitted in their space, and the attention stays as it is.
 """
 
@@ -32,6 +36,7 @@ def fit_ridge(
     retain: Activations | None,
     keep: float = 1.0,
     damping: float = 0.01,
+    overshoot: float = 1.0,
 ) -> Eraser:
     """Fit the ridge eraser in every layer.
 
@@ -41,6 +46,7 @@ def fit_ridge(
             where the concept is sent.
         keep: lambda >= 0. Higher keeps the neighbours better and erases less.
         damping: mu > 0. Higher changes less in directions that few rows use.
+        overshoot: How far towards the neighbours' mean the forget rows are sent, > 0; 1 is there.
 
     Raises:
         FitError: no retain rows, settings out of range, activations captured in different ways,
@@ -56,6 +62,8 @@ def fit_ridge(
     if not 0 < damping < float("inf"):
         raise FitError(f"damping has to be above 0, got {damping}.")
     require_comparable(forget, retain)
+    if not 0 < overshoot < float("inf"):
+        raise FitError(f"overshoot has to be above 0, got {overshoot}.")
     layers = {}
     for layer, rows in forget.rows.items():
         if not bool(retain.rows[layer].any()):
@@ -64,8 +72,8 @@ def fit_ridge(
         left, right = ridge_factors(
             rows.double(), targets, retain.rows[layer].double(), keep, damping
         )
-        layers[layer] = LayerEraser(left.float(), right.float())
-    settings: dict[str, float | str] = {"keep": keep, "damping": damping}
+        layers[layer] = LayerEraser((overshoot * left).float(), right.float())
+    settings: dict[str, float | str] = {"keep": keep, "damping": damping, "overshoot": overshoot}
     return Eraser(layers, provenance("ridge", settings, EDIT, forget, retain))
 
 

@@ -82,7 +82,7 @@ def test_the_fitted_eraser_is_the_solution(make_activations):
         assert fitted.proj_left.dtype == torch.float32
         assert torch.allclose(fitted.P.double(), expected, atol=1e-5)
     assert eraser.provenance.edit == "values"
-    assert eraser.provenance.settings == {"keep": 0.3, "damping": 0.05}
+    assert eraser.provenance.settings == {"keep": 0.3, "damping": 0.05, "overshoot": 1.0}
 
 
 def change_of(rows: Tensor, eraser, layer: str) -> float:
@@ -99,6 +99,15 @@ def test_keep_holds_the_neighbours_and_damping_holds_everything(make_activations
     assert change_of(forget.rows[layer], strong, layer) > 1e-2
     still = fit_ridge(forget, retain, damping=1e6)
     assert change_of(forget.rows[layer], still, layer) < 1e-4
+
+
+def test_overshoot_goes_as_much_further_along_the_same_way(make_activations):
+    forget, retain = make_activations(4, seed=1), make_activations(5, seed=2)
+    once, more = (fit_ridge(forget, retain, overshoot=o) for o in (1.0, 1.5))
+    for name, layer in once.layers.items():
+        eye = torch.eye(layer.width)
+        assert not torch.allclose(layer.P, eye, atol=1e-2)
+        assert torch.allclose(more.layers[name].P - eye, 1.5 * (layer.P - eye), atol=1e-5)
 
 
 def test_with_little_damping_and_no_keep_the_forget_rows_reach_their_target(make_activations):
@@ -142,6 +151,7 @@ def test_a_thin_product_keeps_only_the_numerical_rank():
         ({"keep": -0.1}, "keep has to be"),
         ({"keep": float("nan")}, "keep has to be"),
         ({"damping": 0.0}, "damping has to be"),
+        ({"overshoot": 0.0}, "overshoot has to be"),
         ({"damping": float("inf")}, "damping has to be"),
     ],
 )
