@@ -15,7 +15,7 @@ from tests.comfy import inprocess
 inprocess.enter()
 
 import comfy.sample
-from comfyui_pure.nodes.defaults import Fitting, Trajectory
+from comfyui_pure.nodes.defaults import METHOD, STRENGTH, Fitting, Trajectory
 from comfyui_pure.nodes.host.capture import capture_groups
 from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
@@ -82,7 +82,7 @@ class Shipped:
         forget, retain = capture_groups(self.model, self.clip, list(prompts), TRAJECTORY)
         return forget, retain
 
-    def erase(self, trial: Trial, method: str) -> tuple[Any, Eraser]:
-        """The model without the trial's concept, with the nodes' default settings."""
-        eraser = fit(method, *self.capture(trial), **Fitting()._asdict())
-        return patch(self.model, eraser, 1.0, AS_FITTED), eraser
+    def erase(self, trial: Trial) -> tuple[Any, Eraser]:
+        """The model without the trial's concept, by the nodes' default method and settings."""
+        eraser = fit(METHOD, *self.capture(trial), **Fitting()._asdict())
+        return patch(self.model, eraser, STRENGTH, AS_FITTED), eraser
