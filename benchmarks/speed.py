@@ -1,0 +1,371 @@
+"""Measures what erasing costs: capturing, fitting, patching, sampling afterwards, and memory.
+
+    python3 dev.py run benchmarks/speed.py
+
+Two things are compared in turns (A B A B ..) after one turn that does not count, so that a slow
+minute of the machine hits both. Memory is the peak of the resident set while one thing is done in
+a process of its own. Capturing and sampling use the shipped model; fitting and patching have the
+layers and weights of Stable Diffusion 1.5. Writes `speed.md`, and every single value to
+`speed.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from tests.comfy import inprocess
+
+inprocess.enter()
+
+import comfy.sample
+import comfy.supported_models
+import psutil
+from comfy.model_management import get_torch_device, load_models_gpu
+from comfy.model_patcher import ModelPatcher
+from comfyui_pure.nodes.defaults import METHOD, Trajectory
+from comfyui_pure.nodes.host import capture as host
+from comfyui_pure.nodes.host.conditioning import encode, stack
+from comfyui_pure.nodes.host.layers import cross_attention_layers, display_name, widths
+from comfyui_pure.pure_core.activations import Activations, CaptureSettings
+from comfyui_pure.pure_core.methods import METHODS
+
+from tests.comfy.shipped import AS_FITTED, TRAJECTORY, Fitting, Shipped, capture_groups, fit, patch
+from tests.world.prompts import everything_prompts
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROMPTS = 20
+"""Prompts of a measured capture: with 3 latents 60 rows, one full model call a step."""
+
+SD15 = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "num_heads": 8,
+    "use_spatial_transformer": True,
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "context_dim": 768,
+}
+"""The U-Net of Stable Diffusion 1.5: 16 cross-attention layers of width 320, 640 and 1280."""
+
+ANCHORS = {"90 + 810 rows": (6, 54), "900 + 900 rows": (60, 60)}
+"""Forget and retain prompts of a fit, 15 rows each: as in the paper, and 900 rows on each side."""
+
+
+class Ratio(NamedTuple):
+    """One thing against another, measured in turns."""
+
+    what: str
+    against: str
+    goal: str
+    unit: str
+    values: list[float]
+    others: list[float]
+
+    def line(self) -> str:
+        """Its row of the table: both medians, and median and quartiles of the turns' ratios."""
+        ratios = [a / b for a, b in zip(self.values, self.others, strict=True)]
+        medians = (f"{statistics.median(s):.3g} {self.unit}" for s in (self.values, self.others))
+        return row(self.what, self.against, *medians, middle(ratios), self.goal)
+
+    def records(self) -> Iterator[tuple[object, ...]]:
+        """Its rows of the CSV file, one for each turn."""
+        for pair in zip(self.values, self.others, strict=True):
+            yield self.what, self.against, self.unit, *pair
+
+
+class Fitted(NamedTuple):
+    """Seconds to fit an eraser and to have it in the model's weights."""
+
+    what: str
+    goal: str
+    fit: list[float]
+    patch: list[float]
+
+    def line(self) -> str:
+        """Its row of the table: medians and quartiles."""
+        both = [a + b for a, b in zip(self.fit, self.patch, strict=True)]
+        columns = (f"{middle(side)} s" for side in (self.fit, self.patch, both))
+        return row(self.what, *columns, self.goal)
+
+    def records(self) -> Iterator[tuple[object, ...]]:
+        """Its rows of the CSV file, one for each turn."""
+        for pair in zip(self.fit, self.patch, strict=True):
+            yield f"fit, {self.what}", f"patch, {self.what}", "s", *pair
+
+
+Line = TypeVar("Line", Ratio, Fitted)
+
+
+def row(*cells: str) -> str:
+    """One row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def middle(values: list[float]) -> str:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:.3f} ({low:.3f}–{high:.3f})"
+
+
+def seconds(action: Callable[..., object], *arguments: Any) -> float:
+    """How long an action takes."""
+    started = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - started
+
+
+def in_turns(
+    turns: int, first: Callable[[], float], second: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Two measurements in turns; the first turn does not count."""
+    taken = [(first(), second()) for _ in range(turns + 1)][1:]
+    return [a for a, _ in taken], [b for _, b in taken]
+
+
+def prompts() -> list[str]:
+    """What is captured and sampled here."""
+    return [prompt.text for prompt in everything_prompts(PROMPTS, by_name=True)]
+
+
+def capture(shipped: Shipped, texts: list[str]) -> Activations:
+    """The activations of some prompts, with the nodes' default settings."""
+    return host.capture(shipped.model, shipped.clip, texts, TRAJECTORY)
+
+
+def capture_alone(shipped: Shipped, texts: list[str]) -> list[Activations]:
+    """The same, a prompt at a time."""
+    return [capture(shipped, [text]) for text in texts]
+
+
+def sample_as_captured(shipped: Shipped, texts: list[str]) -> None:
+    """The calls of text encoder and U-Net that a capture makes, with nothing attached."""
+    model, cfg = shipped.model, TRAJECTORY.cfg
+    encoded = [encode(shipped.clip, text) for text in texts]
+    empty = encode(shipped.clip, "")
+    noise, sigmas = host._noise(model, TRAJECTORY), host._sigmas(model, TRAJECTORY)
+    size = host._rows_per_call(model, noise, cfg)
+    for batch in host._batches(encoded, TRAJECTORY.latents, size):
+        comfy.sample.sample_custom(
+            model,
+            noise[[each.latent for each in batch]],
+            cfg,
+            host._sampler(model, TRAJECTORY, batch, noise),
+            sigmas,
+            stack([encoded[each.prompt] for each in batch]),
+            stack([empty]),
+            torch.zeros(len(batch), *noise.shape[1:]),
+            disable_pbar=True,
+            seed=TRAJECTORY.seed,
+        )
+
+
+def sample_one(shipped: Shipped, texts: list[str]) -> None:
+    """One picture's latent, as a person samples it."""
+    shipped.latents(texts[:1])
+
+
+def time_capture(shipped: Shipped, turns: int) -> Iterator[Ratio]:
+    """What listening costs, and what a different prompt in every batch row saves."""
+    texts = prompts()
+    together = partial(seconds, capture, shipped, texts)
+    plain = partial(seconds, sample_as_captured, shipped, texts)
+    alone = partial(seconds, capture_alone, shipped, texts)
+    what = f"capture of {PROMPTS} prompts"
+    times = in_turns(turns, together, plain)
+    yield Ratio(what, "the same model calls, nothing attached", "≤ 1.02", "s", *times)
+    yield Ratio(what, "one prompt at a time", "< 1", "s", *in_turns(turns, together, alone))
+
+
+def time_sampling(shipped: Shipped, turns: int) -> Iterator[Ratio]:
+    """What an eraser in the weights costs while sampling, once the model is loaded."""
+    texts = prompts()
+    groups = [texts[: PROMPTS // 4], texts[PROMPTS // 4 :]]
+    forget, retain = capture_groups(shipped.model, shipped.clip, groups, TRAJECTORY)
+    eraser = fit(METHOD, forget, retain, **Fitting()._asdict())
+    erased = patch(shipped.model, eraser, 1.0, AS_FITTED)
+
+    def sample(model: ModelPatcher) -> float:
+        load_models_gpu([model])
+        return seconds(shipped.latents, texts, model)
+
+    times = in_turns(turns, partial(sample, erased), partial(sample, shipped.model))
+    yield Ratio("sampling, erased", "sampling, unedited", "1.00 ± .01", "s", *times)
+
+
+def weigh_capture(turns: int) -> Iterator[Ratio]:
+    """What a capture needs in memory."""
+    taken = [[peak_elsewhere(action) for action in WEIGHED] for _ in range(turns)]
+    captured, same, one = map(list, zip(*taken, strict=True))
+    what = f"memory: capture of {PROMPTS} prompts"
+    yield Ratio(what, "the same model calls, nothing attached", "", "MB", captured, same)
+    yield Ratio(what, "sampling one picture", "", "MB", captured, one)
+
+
+def peak_elsewhere(action: str) -> float:
+    """The peak resident set in MB while a fresh process does one of `WEIGHED`."""
+    launch = [sys.executable, str(ROOT / "dev" / "launch.py"), "script", __file__]
+    done = subprocess.run(
+        [*launch, "--peak", action], check=True, text=True, stdout=subprocess.PIPE
+    )
+    return float(done.stdout.split()[-1])
+
+
+def peak(action: str) -> float:
+    """The same in this process: the model is loaded first and counts."""
+    shipped, process, highest = Shipped(), psutil.Process(), 0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(0.001):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    WEIGHED[action](shipped, prompts())
+    done.set()
+    watcher.join()
+    return highest / 1e6
+
+
+WEIGHED: dict[str, Callable[[Shipped, list[str]], object]] = {
+    each.__name__: each for each in (capture, sample_as_captured, sample_one)
+}
+
+
+def time_fit(turns: int) -> Iterator[Fitted]:
+    """Fit and patch with the default settings, for a model of the size people use."""
+    model = stable_diffusion()
+    for rows, (forget, retain) in ANCHORS.items():
+        known = like_captured(model, forget, seed=0), like_captured(model, retain, seed=1)
+        for method in METHODS:
+            taken = [fit_and_patch(model, method, *known) for _ in range(turns + 1)][1:]
+            goal = "≤ 0.3 s together" if method == "pure" else ""
+            yield Fitted(f"{method}, {rows}", goal, *map(list, zip(*taken, strict=True)))
+
+
+def fit_and_patch(
+    model: ModelPatcher, method: str, forget: Activations, retain: Activations
+) -> tuple[float, float]:
+    """Seconds to fit, and seconds until the erased model is loaded in place of the unedited one."""
+    load_models_gpu([model])
+    started = time.perf_counter()
+    eraser = fit(method, forget, retain, **Fitting()._asdict())
+    fitted = time.perf_counter()
+    load_models_gpu([patch(model, eraser, 1.0, AS_FITTED)])
+    return fitted - started, time.perf_counter() - fitted
+
+
+def stable_diffusion() -> ModelPatcher:
+    """The U-Net of Stable Diffusion 1.5 on the CPU. Only the weights that are edited are set."""
+    config = comfy.supported_models.SD15(SD15)
+    config.set_inference_dtype(torch.float32, None)
+    cpu = torch.device("cpu")
+    model = ModelPatcher(config.get_model({}, "", device=cpu), cpu, cpu)
+    for layer in cross_attention_layers(model):
+        for projection in (layer.module.to_k, layer.module.to_v):
+            projection.weight.data.normal_(0, projection.in_features**-0.5)
+    return model
+
+
+def like_captured(model: ModelPatcher, count: int, seed: int) -> Activations:
+    """Activations of `count` prompts as real ones are: one strong mean and a long weak tail.
+
+    The k-th singular value falls as 1 / k from 0.3 of the first. The small trained model's fall
+    faster, so that fewer directions hold the same energy and a fit is quicker.
+    """
+    trajectory = Trajectory(latents=3, run_steps=5)
+    generator = torch.Generator().manual_seed(seed)
+    rows = {}
+    for layer, width in widths(cross_attention_layers(model)).items():
+        tail = torch.randn(count * 15, width, generator=generator)
+        rows[layer] = width**-0.5 + 0.3 * tail / torch.arange(1, width + 1)
+    settings = CaptureSettings(
+        **trajectory._asdict(), source_name=display_name(model), source_fingerprint=""
+    )
+    return Activations(rows, tuple(f"prompt {i}" for i in range(count)), settings)
+
+
+def shown(measured: Iterator[Line]) -> Iterator[Line]:
+    """The same, each printed as soon as it is known."""
+    for each in measured:
+        print(each.line(), flush=True)
+        yield each
+
+
+def machine() -> str:
+    """What all this was measured on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{cores} cores ({platform.machine()}), {psutil.virtual_memory().total / 2**30:.0f} GB, "
+        f"{torch.get_num_threads()} threads; torch {torch.__version__}, ComfyUI "
+        f"{os.environ['PURE_COMFY_VERSION']}, Python {platform.python_version()}, "
+        f"models on {get_torch_device()}"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--turns", type=int, default=7, help="how often everything is measured, at least twice"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--peak", choices=WEIGHED, help="only print the memory of one thing")
+    args = parser.parse_args()
+    if args.peak:
+        print(peak(args.peak))
+        return
+    shipped = Shipped()
+    ratios = [
+        *shown(time_capture(shipped, args.turns)),
+        *shown(time_sampling(shipped, args.turns)),
+        *shown(weigh_capture(args.turns)),
+    ]
+    fits = list(shown(time_fit(args.turns)))
+    text = "\n".join(
+        [
+            f"Measured on {machine()}.",
+            "Medians and, in brackets, quartiles of the turns.",
+            "",
+            row("measured", "against", "", "", "ratio", "goal"),
+            row(*["---"] * 6),
+            *(each.line() for each in ratios),
+            "",
+            row("method, forget + retain rows a layer", "fit", "patch", "together", "goal"),
+            row(*["---"] * 5),
+            *(each.line() for each in fits),
+            "",
+        ]
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "speed.md").write_text(text, encoding="utf-8")
+    with (args.out / "speed.csv").open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(("first", "second", "unit", "first_value", "second_value"))
+        for each in (*ratios, *fits):
+            writer.writerows(each.records())
+
+
+if __name__ == "__main__":
+    main()
