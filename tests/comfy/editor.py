@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
 
+PATIENCE = 120.0
+"""Seconds that the page may take for one thing, on a busy machine."""
+
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -82,9 +85,10 @@ class Editor:
             self.errors.append(text)
 
     def open(self, workflow: dict[str, Any]) -> None:
-        """Open a workflow, as dropping its file onto the page does."""
+        """Open a workflow, as dropping its file onto the page does, all of it in view."""
         self.page.evaluate("graph => app.loadGraphData(graph)", workflow)
         self.page.keyboard.press("Escape")  # the template browser of a first visit
+        self.page.evaluate(FIT_TO_WINDOW, list(self.bounds().values()))
 
     def set_widget(self, node: int, name: str, value: Any) -> None:
         """Turn a node's widget."""
@@ -116,14 +120,13 @@ class Editor:
         assert answer.value.ok, answer.value.text()
         return answer.value.json()["prompt_id"]
 
-    def wait_for_pictures(self, node: int, timeout: float) -> None:
-        """Wait until a node shows its pictures; `timeout` in seconds."""
-        self.page.wait_for_function(PICTURES, arg=node, timeout=timeout * 1000)
+    def wait_for_pictures(self, node: int) -> None:
+        """Wait until a node shows its pictures."""
+        self.page.wait_for_function(PICTURES, arg=node)
 
     def screenshot(self, path: Path) -> None:
-        """The whole workflow, for a person to look at."""
-        self.page.evaluate(FIT_TO_WINDOW, list(self.bounds().values()))
-        self.page.wait_for_timeout(500)
+        """The page, for a person to look at."""
+        self.page.wait_for_timeout(500)  # for the next frame
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)
 
@@ -143,10 +146,11 @@ def opened(address: str, chromium: str, awaited_node: str) -> Iterator[Editor]:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         try:
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
+            page.set_default_timeout(PATIENCE * 1000)
             page.route("**/*", local_only)
             editor = Editor(page)
             page.goto(address)
-            page.wait_for_function(READY.format(awaited_node), timeout=120_000)
+            page.wait_for_function(READY.format(awaited_node))
             yield editor
         finally:
             browser.close()

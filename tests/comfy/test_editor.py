@@ -259,7 +259,7 @@ def pictures(
     outputs = finished(editor, comfy_server, editor.queue())
     previews = {n["title"]: n["id"] for n in computed(workflow) if n["type"] == "PreviewImage"}
     for node in previews.values():
-        editor.wait_for_pictures(node, timeout=20)
+        editor.wait_for_pictures(node)
     editor.screenshot(comfy_server.base / "screenshots" / f"{request.param.stem}-run.png")
     assert editor.errors == []
     return {
