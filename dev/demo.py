@@ -76,9 +76,10 @@ class Graph:
         return self.add("SaveImage", images=[decoded, 0], filename_prefix="pure-demo")
 
 
-def workflow(trial: Trial, checkpoint: str) -> tuple[Graph, list[Row], str]:
+def workflow(server: ComfyServer, trial: Trial, checkpoint: str) -> tuple[Graph, list[Row], str]:
     """The graph for one concept, its rows of pictures and the node that shows the report."""
     graph = Graph()
+    widgets = server.node("PURE_EraseConcept")["input"]["required"]
     loader = graph.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
     eraser = graph.add(
         "PURE_EraseConcept",
@@ -87,6 +88,8 @@ def workflow(trial: Trial, checkpoint: str) -> tuple[Graph, list[Row], str]:
         concept=name_of(trial.kind, trial.concept),
         neighbours="\n".join(name_of(trial.kind, each) for each in trial.neighbours()),
         kind=trial.kind,
+        method=widgets["method"][1]["default"],
+        strength=widgets["strength"][1]["default"],
         width=SIZE,
         height=SIZE,
     )
@@ -165,7 +168,7 @@ def main() -> None:
             trial = Trial.of(kind, concept, PROMPTS)
             name = name_of(kind, concept)
             say(f"erasing the {kind} {name!r}")
-            graph, rows, report = workflow(trial, Path(os.environ["PURE_CHECKPOINT"]).name)
+            graph, rows, report = workflow(server, trial, Path(os.environ["PURE_CHECKPOINT"]).name)
             run = server.run(graph.nodes, timeout=1800)
             if run.error:
                 raise SystemExit(f"ComfyUI failed: {run.error['exception_message']}")
