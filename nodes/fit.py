@@ -41,7 +41,7 @@ class Fit(io.ComfyNode):
                     default=default.forget_energy,
                     min=0.0,
                     max=1.0,
-                    step=0.01,
+                    step=0.0001,  # the editor shows as many digits as the step has
                     round=ENERGY_STEP,
                     tooltip=(
                         "pure: share of the forget activations' energy (cumulative variance) that "

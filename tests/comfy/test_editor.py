@@ -145,6 +145,8 @@ def test_the_server_offers_the_examples(comfy_server: ComfyServer, module: str) 
     for file in FILES:
         address = f"/api/workflow_templates/{module}/{file.stem}"
         assert comfy_server.get(address + ".json") == load(file)
+        with Image.open(io.BytesIO(comfy_server.read(address + ".jpg"))) as thumbnail:
+            assert thumbnail.format == "JPEG" and min(thumbnail.size) >= 256
 
 
 @pytest.mark.parametrize("name", NODES)
