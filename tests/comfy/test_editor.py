@@ -264,6 +264,9 @@ def pictures(
         editor.wait_for_pictures(node)
     editor.screenshot(comfy_server.base / "screenshots" / f"{request.param.stem}-run.png")
     assert editor.errors == []
+    for node in workflow["nodes"]:
+        if node["type"] == "PreviewAny":
+            assert "forget energy removed" in outputs[str(node["id"])]["text"][0]
     return {
         title: fetch(comfy_server, outputs[str(node)]["images"]) for title, node in previews.items()
     }
