@@ -214,8 +214,8 @@ class ComfyServer:
         """Queue a prompt and follow it to its end.
 
         `on_message` sees every message as it comes and may call `interrupt`. A prompt that the
-        server refuses raises ServerError with the server's words; one that fails or is cancelled
-        while it runs comes back with `error` or `interrupted`.
+        server refuses, as a whole or in a part, raises ServerError with the server's words; one
+        that fails or is cancelled while it runs comes back with `error` or `interrupted`.
         """
         return asyncio.run(
             asyncio.wait_for(self._follow(prompt, on_message or (lambda message: None)), timeout)
@@ -230,6 +230,8 @@ class ComfyServer:
             queued = await asyncio.to_thread(
                 self.post, "/prompt", {"prompt": prompt, "client_id": client}
             )
+            if queued["node_errors"]:  # the server drops those outputs and runs the others
+                raise ServerError(f"ComfyUI refused a part: {json.dumps(queued['node_errors'])}")
             run = Run(queued["prompt_id"])
             async for received in socket:
                 if received.type != aiohttp.WSMsgType.TEXT:

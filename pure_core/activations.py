@@ -8,7 +8,7 @@ prompt, latent and denoising step, so each layer has a matrix H of shape (n, d).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -50,15 +50,19 @@ class CaptureSettings:
     source_fingerprint: str
     """Identifies the model's weights."""
 
+    source_sketch: dict[str, float] = field(default_factory=dict)
+    """Layer -> sketch of the weights of the model's file: see `sketch.py`."""
+
     def differences(self, other: CaptureSettings) -> list[str]:
         """The settings in which two captures differ, as 'width 512 / 768'.
 
-        The source's name is not compared: the same model may lie under two file names.
+        The source's name is not compared: the same model may lie under two file names. Nor is
+        its sketch: the fingerprint tells more.
         """
         pairs = (
-            (field.name, getattr(self, field.name), getattr(other, field.name))
-            for field in fields(self)
-            if field.name != "source_name"
+            (each.name, getattr(self, each.name), getattr(other, each.name))
+            for each in fields(self)
+            if each.name not in ("source_name", "source_sketch")
         )
         return [f"{name} {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +18,13 @@ Edit = Literal["keys and values", "values", "keys"]
 """Which of a cross-attention's projections E multiplies: W_K and W_V, W_V alone, W_K alone."""
 
 EDITS: tuple[Edit, ...] = get_args(Edit)
+
+PROJECTIONS: dict[Edit, tuple[str, ...]] = {
+    "keys and values": ("to_k", "to_v"),
+    "values": ("to_v",),
+    "keys": ("to_k",),
+}
+"""What is edited -> the projections it means, as every U-Net's modules call them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +144,10 @@ class Provenance:
     """Name of the model the activations came from."""
 
     source_fingerprint: str
-    """Fingerprint of that model's weights."""
+    """Fingerprint of that model's weights, with everything that was patched into it."""
+
+    source_sketch: dict[str, float]
+    """Layer -> sketch of that model's own weights: see `sketch.py`."""
 
     created: str
     """ISO date."""
@@ -243,7 +254,8 @@ def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> Non
 def _numbered(settings: Iterable[dict[str, float | str]]) -> dict[str, float | str]:
     """Settings of several erasers side by side: 'keep' of the second becomes 'keep 2'."""
     merged: dict[str, float | str] = {}
-    for number, each in enumerate(settings, start=1):
+    for each in settings:
         for name, value in each.items():
-            merged[name if number == 1 else f"{name} {number}"] = value
+            free = (f"{name} {number}" for number in count(2) if f"{name} {number}" not in merged)
+            merged[name if name not in merged else next(free)] = value
     return merged

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .atomic import atomic_file
 from .eraser import Eraser, LayerEraser, Provenance
 from .errors import EraserError, EraserFileError
 
@@ -49,7 +49,12 @@ def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = 
         tensors[name + _LEFT] = layer.proj_left.contiguous()
         tensors[name + _RIGHT] = layer.proj_right.contiguous()
     _require_finite(path, tensors)
-    _write_atomically(path, save(tensors, metadata=_to_metadata(eraser)))
+    content = save(tensors, metadata=_to_metadata(eraser))
+    try:
+        with atomic_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise EraserFileError(f"'{path}' cannot be written: {error}.") from error
 
 
 def load_eraser(path: str | os.PathLike[str]) -> Eraser:
@@ -119,6 +124,7 @@ def _from_metadata(metadata: Mapping[str, str]) -> tuple[Provenance, dict[str, i
     values["forget"] = tuple(_decoded("forget", list, str, metadata))
     values["retain"] = tuple(_decoded("retain", list, str, metadata))
     values["settings"] = _decoded("settings", dict, (float, int, str), metadata)
+    values["source_sketch"] = _decoded("source_sketch", dict, (float, int), metadata)
     widths: dict[str, int] = _decoded("architecture", dict, int, metadata)
     del values["architecture"]
     return Provenance(**values), widths
@@ -170,17 +176,3 @@ def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for key, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise EraserFileError(f"Not written: '{path}' would hold NaN or infinity in {key}.")
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise EraserFileError(f"'{path}' cannot be written: {error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,3 +19,7 @@ class EraserError(PureError):
 
 class EraserFileError(PureError):
     """A file is not an eraser this version can read, or cannot be written."""
+
+
+class ModelFileError(PureError):
+    """A checkpoint, U-Net or LoRA file cannot be read, edited or written as asked."""

@@ -29,7 +29,7 @@ from ...pure_core.activations import ActivationCollector, Activations, CaptureSe
 from ...pure_core.errors import PureError
 from ..defaults import Trajectory
 from .conditioning import Encoded, encode, stack
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, sketches
 from .layers import Layer, cross_attention_layers, display_name, widths
 
 LATENT_PIXELS = 8
@@ -81,6 +81,7 @@ def capture(
         **trajectory._asdict(),
         source_name=display_name(model),
         source_fingerprint=fingerprint(model),
+        source_sketch=sketches(model, layers),
     )
     encoded = [encode(clip, prompt) for prompt in prompts]
     empty = encode(clip, "")

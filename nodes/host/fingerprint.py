@@ -14,7 +14,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
 
-from .layers import PREFIX
+from ...pure_core.sketch import sketch
+from .layers import PREFIX, Layer
 
 SAMPLES = 16
 """Values read from each tensor."""
@@ -28,6 +29,16 @@ def fingerprint(model: ModelPatcher) -> str:
     _feed(digest, model.object_patches)
     _feed(digest, model.model_options)
     return digest.hexdigest()[:32]
+
+
+def sketches(model: ModelPatcher, layers: list[Layer]) -> dict[str, float]:
+    """Layer -> sketch of its value projection as loaded, without any patch."""
+    found = {}
+    for layer in layers:
+        key = layer.key("to_v")
+        (weight, _), *_ = model.get_key_patches(key)[key]
+        found[layer.name] = sketch(weight)
+    return found
 
 
 def _feed(digest: Any, value: Any) -> None:

@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...pure_core.eraser import Eraser, LayerEraser
+from ...pure_core.eraser import PROJECTIONS, Eraser, LayerEraser
 from .layers import (
     Layer,
     ModelError,
@@ -23,14 +23,8 @@ from .layers import (
 
 AS_FITTED = "as fitted"
 
-PROJECTIONS: dict[str, tuple[str, ...]] = {
-    "keys and values": ("to_k", "to_v"),
-    "values": ("to_v",),
-    "keys": ("to_k",),
-}
-"""What is edited -> the weights it means."""
-
 EDITS = (AS_FITTED, *PROJECTIONS)
+"""What `PURE_Patch` may be asked to edit."""
 
 
 class EraserAdapter(WeightAdapterBase):

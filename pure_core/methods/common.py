@@ -57,6 +57,7 @@ def provenance(
         edit=edit,
         source_name=forget.settings.source_name,
         source_fingerprint=forget.settings.source_fingerprint,
+        source_sketch=forget.settings.source_sketch,
         created=datetime.now(timezone.utc).date().isoformat(),
         plugin_version=__version__,
     )

@@ -38,7 +38,10 @@ STOCK_ERRORS = (
 )
 """What the consoles of the pinned ComfyUI versions show without any plugin."""
 
-READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[{!r}]"
+READY = """() => window.LiteGraph?.registered_node_types[{!r}]
+    && window.app?.extensionManager?.workflow?.activeWorkflow"""
+"""The node is known, and the page has opened its own first workflow: one that a test opens before
+that would be replaced by it."""
 
 SAVED = "JSON.stringify(app.graph.serialize())"
 

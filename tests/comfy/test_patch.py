@@ -45,6 +45,7 @@ def random_eraser(
             edit=edit,
             source_name="test (SD15)",
             source_fingerprint="0",
+            source_sketch={},
             created="2026-01-01",
             plugin_version="0",
         ),

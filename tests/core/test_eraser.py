@@ -26,6 +26,7 @@ def provenance(edit: str = "values", method: str = "ridge") -> Provenance:
         edit=edit,  # type: ignore[arg-type]
         source_name="model.safetensors",
         source_fingerprint="abc",
+        source_sketch={},
         created="2026-01-31",
         plugin_version="0.1.0",
     )

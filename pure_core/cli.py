@@ -1,0 +1,284 @@
+"""The command line: look into files and make erased ones, without ComfyUI and without a GPU.
+
+python -m pure_core inspect dog.safetensors
+python -m pure_core apply sd15.safetensors dog.safetensors -o sd15-no-dog.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from . import __version__
+from .eraser import EDITS, Eraser
+from .eraser_file import FORMAT, load_eraser, save_eraser
+from .errors import PureError
+from .export import (
+    LORA_DTYPES,
+    Source,
+    Step,
+    export_checkpoint,
+    export_diffusers,
+    export_lora,
+    lora_tensors,
+)
+from .export.provenance import export_metadata, read_record
+from .safetensors_file import Progress, SafetensorsFile
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit status; argparse ends with 2 when the command itself is not understood."""
+
+EXPORTS = {"apply": export_checkpoint, "diffusers": export_diffusers}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options."""
+    top = argparse.ArgumentParser(
+        prog="python -m pure_core",
+        description=(
+            "Look into erasers and erased models, and make erased checkpoints and LoRAs. "
+            "No file is ever overwritten."
+        ),
+        epilog="Each command has its own help: python -m pure_core apply --help",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, help: str, more: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=f"{help} {more}".strip())
+
+    inspect = add("inspect", "Show what is in an eraser, an erased checkpoint or a LoRA.")
+    inspect.add_argument("files", nargs="+", metavar="FILE", help="a .safetensors file")
+    inspect.add_argument("--json", action="store_true", help="print JSON, one object a file")
+
+    apply = add(
+        "apply",
+        "Write a checkpoint with concepts erased.",
+        "Only the cross-attention keys and values change; everything else in the file stays byte "
+        "for byte.",
+    )
+    diffusers = add("diffusers", "Write the erased U-Net as a folder for the diffusers library.")
+    lora = add(
+        "lora",
+        "Write the erasure as a LoRA.",
+        "Loaded at strength 1 on SOURCE it gives what 'apply' gives.",
+    )
+    for command, what in ((apply, "checkpoint"), (diffusers, "folder"), (lora, "LoRA")):
+        command.add_argument("source", metavar="SOURCE", help="the model's .safetensors file")
+        command.add_argument(
+            "erasers", nargs="+", metavar="ERASER", help="eraser files, applied in this order"
+        )
+        _add_output(command, f"the {what} to write")
+        command.add_argument(
+            "--strength",
+            type=float,
+            nargs="+",
+            default=[1.0],
+            metavar="S",
+            help="one for all erasers or one for each: 1 as fitted, 0 nothing (default: 1)",
+        )
+        command.add_argument(
+            "--edit", choices=EDITS, help="what to edit (default: what each eraser's method edits)"
+        )
+        command.add_argument(
+            "--any-source",
+            action="store_true",
+            help="SOURCE may be another model than the one the eraser was fitted on, of the same "
+            "architecture (a fine-tune)",
+        )
+    lora.add_argument("--dtype", choices=LORA_DTYPES, default="float32", help="default: float32")
+
+    merge = add("merge", "Write several erasers as one.", "It does what they do one after another.")
+    merge.add_argument("erasers", nargs="+", metavar="ERASER", help="in this order")
+    _add_output(merge, "the eraser to write")
+    return top
+
+
+def _add_output(command: argparse.ArgumentParser, help: str) -> None:
+    command.add_argument("-o", "--output", required=True, metavar="OUT", help=help)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; the exit status."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)  # so that a half-written file is removed
+    try:
+        return COMMANDS[options.command](options)
+    except PureError as error:
+        print(f"error: {_readable(str(error))}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _readable(message: str) -> str:
+    """Messages name parameters; on the command line they are options."""
+    return message.replace("(any_source)", "(--any-source)")
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    described = [describe(path) for path in options.files]
+    if options.json:
+        for each in described:
+            print(json.dumps(each, ensure_ascii=False))
+    else:
+        print("\n\n".join(_as_text(each) for each in described))
+    return OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    with _Bar() as progress:
+        EXPORTS[options.command](
+            options.source, options.output, _steps(options), options.any_source, progress
+        )
+    _say_written(Path(options.output), started)
+    return OK
+
+
+def _lora(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    steps = _steps(options)
+    source = Source.open(options.source, steps, options.any_source)
+    file = source.file
+    tensors = lora_tensors(source.keys, steps, source.weight, LORA_DTYPES[options.dtype])
+    made = export_metadata(steps, file.path.name, file.fingerprint())
+    export_lora(options.output, tensors, made)
+    _say_written(Path(options.output), started)
+    return OK
+
+
+def _merge(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    merged = reduce(Eraser.compose, [load_eraser(path) for path in options.erasers])
+    save_eraser(merged, options.output)
+    _say_written(Path(options.output), started)
+    return OK
+
+
+COMMANDS = {
+    "inspect": _inspect,
+    "apply": _export,
+    "diffusers": _export,
+    "lora": _lora,
+    "merge": _merge,
+}
+
+
+def _steps(options: argparse.Namespace) -> list[Step]:
+    strengths = options.strength
+    if len(strengths) not in (1, len(options.erasers)):
+        raise PureError(
+            f"--strength: expected one number or {len(options.erasers)} (one for each eraser), got "
+            f"{len(strengths)}."
+        )
+    if len(strengths) == 1:
+        strengths = strengths * len(options.erasers)
+    return [
+        Step(load_eraser(path), strength, options.edit)
+        for path, strength in zip(options.erasers, strengths, strict=True)
+    ]
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file holds: an eraser, or a model or LoRA with the erasures it records.
+
+    Raises:
+        PureError: it cannot be read.
+    """
+    file = SafetensorsFile.open(path)
+    common = {"file": str(path), "megabytes": round(file.path.stat().st_size / 1e6, 2)}
+    if file.metadata.get("format") == FORMAT:
+        eraser = load_eraser(path)
+        return {**common, "holds": "eraser", **_describe_eraser(eraser)}
+    names = list(file.entries)
+    is_lora = any(".lora_" in name for name in names)
+    described = {**common, "holds": "LoRA" if is_lora else "model", "tensors": len(names)}
+    record = read_record(file.metadata)
+    if record is None:
+        return {**described, "erasers": []}
+    return {**described, **record}
+
+
+def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
+    made = eraser.provenance
+    ranks, widths = eraser.ranks.values(), eraser.widths.values()
+    return {
+        "layers": len(eraser.layers),
+        "widths": sorted(set(widths)),
+        "ranks": [min(ranks), max(ranks)],
+        "fingerprint": eraser.fingerprint,
+        "method": made.method,
+        "settings": made.settings,
+        "edit": made.edit,
+        "forget": made.forget,
+        "retain": made.retain,
+        "source": {"name": made.source_name, "fingerprint": made.source_fingerprint},
+        "created": made.created,
+        "plugin_version": made.plugin_version,
+    }
+
+
+def _as_text(described: dict[str, Any], indent: str = "") -> str:
+    """One line a fact, prompts one a line, erasers indented."""
+    lines = []
+    for name, value in described.items():
+        label = f"{indent}{name.replace('_', ' ')}:"
+        if name == "erasers":
+            lines.append(label + ("" if value else " none recorded"))
+            for number, each in enumerate(value, start=1):
+                lines += [f"{indent}  eraser {number}", _as_text(each, indent + "    ")]
+        elif name in ("forget", "retain"):
+            lines.append(f"{label} {len(value)} prompts")
+            lines += [f"{indent}  {prompt}" for prompt in value]
+        elif isinstance(value, dict):
+            lines.append(f"{label} " + ", ".join(f"{key} {each}" for key, each in value.items()))
+        elif name == "ranks":
+            lines.append(f"{label} {value[0]} to {value[1]}")
+        elif isinstance(value, (list, tuple)):
+            lines.append(f"{label} " + ", ".join(map(str, value)))
+        else:
+            lines.append(f"{label} {value}")
+    return "\n".join(lines)
+
+
+def _say_written(path: Path, started: float) -> None:
+    files = path.iterdir() if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    print(f"wrote {path} ({size / 1e6:.1f} MB) in {time.monotonic() - started:.1f} s")
+
+
+class _Bar:
+    """A line that shows how far the work has come, on a terminal only."""
+
+    def __enter__(self) -> Progress:
+        self._shown = -1
+        return self._update if sys.stderr.isatty() else lambda done, total: None
+
+    def _update(self, done: int, total: int) -> None:
+        percent = 100 * done // total
+        if percent != self._shown:
+            self._shown = percent
+            bar = "#" * (percent // 4)
+            print(f"\r[{bar:25}] {percent:3} %", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown >= 0:
+            print(file=sys.stderr)

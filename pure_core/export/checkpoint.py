@@ -1,0 +1,42 @@
+"""An erased checkpoint: the source file with other cross-attention keys and values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import ModelFileError
+from ..safetensors_file import Piece, Progress, no_progress
+from .provenance import Step, export_metadata
+from .source import Source, require_free
+
+
+def export_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    steps: Sequence[Step],
+    any_source: bool = False,
+    progress: Progress = no_progress,
+) -> None:
+    """Copy a checkpoint or U-Net file and multiply its cross-attention weights by the erasers.
+
+    Every other tensor, the order, the types and the metadata stay byte for byte; the metadata
+    gets one entry more, with what was done. The edited weights are computed in float32 or better
+    and rounded once. Memory stays at a few weights, whatever the file's size.
+
+    Raises:
+        ModelFileError: the source is not such a file or another model than the erasers', the
+            target exists, ends otherwise than in .safetensors or cannot be written.
+        EraserError: no erasers, or one of another architecture.
+    """
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
+    require_free(target)
+    opened = Source.open(source, steps, any_source)
+    edits = opened.edits(steps)
+    file = opened.file
+    made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)
+    pieces = [Piece(name, entry, edits.get(name)) for name, entry in file.entries.items()]
+    file.write(target, pieces, {**file.metadata, **made}, progress)

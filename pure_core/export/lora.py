@@ -1,0 +1,112 @@
+"""An erasure as a LoRA: the change of every weight has low rank, so two thin factors hold it all.
+
+E W - W = -s L (R W), which is the LoRA with up = -L, down = R W, at strength s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..atomic import atomic_file
+from ..eraser import LayerEraser
+from ..errors import EraserError, ModelFileError
+from .provenance import Step
+from .source import require_free
+from .unet import UNetKeys
+
+LORA_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+WeightOf = Callable[[str, str], Tensor]
+"""Layer and projection -> the weight (d, in) that the LoRA is to change."""
+
+
+def lora_tensors(
+    keys: UNetKeys, steps: Sequence[Step], weight_of: WeightOf, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """The LoRA's tensors under kohya's names, exact but for the rounding to `dtype`.
+
+    The rank is the eraser's. Loaded at strength s on the same weights it is E_s W; of several
+    erasers it holds the product, each at its own strength.
+
+    Returns:
+        `<name>.lora_up.weight` (d, r), `<name>.lora_down.weight` (r, in) and `<name>.alpha` (r)
+        for every weight that changes.
+
+    Raises:
+        EraserError: no erasers or nothing to change, an eraser of another architecture, or
+            numbers that `dtype` cannot hold.
+    """
+    tensors: dict[str, Tensor] = {}
+    for layer in keys.layers:
+        for projection in ("to_k", "to_v"):
+            eraser = _product(steps, layer, projection)
+            if eraser is None or eraser.rank == 0:
+                continue
+            up, down = _factors(eraser, weight_of(layer, projection))
+            module = f"{keys.diffusers_layer(layer)}.{projection}"
+            name = f"lora_unet_{module.replace('.', '_')}"
+            tensors[f"{name}.lora_up.weight"] = _rounded(up, dtype, name)
+            tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
+            tensors[f"{name}.alpha"] = torch.tensor(float(eraser.rank), dtype=dtype)
+    if not tensors:
+        raise EraserError("The erasers change nothing (strength or rank 0): there is no LoRA.")
+    return tensors
+
+
+def export_lora(
+    target: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a LoRA file, complete or not at all.
+
+    Raises:
+        ModelFileError: the target exists, ends otherwise than in .safetensors or cannot be
+            written.
+    """
+    target = Path(target)
+    if target.suffix != ".safetensors":
+        raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
+    require_free(target)
+    content = save(dict(tensors), metadata=dict(metadata))
+    try:
+        with atomic_file(target) as file:
+            file.write(content)
+    except OSError as error:
+        raise ModelFileError(f"'{target}' was not written: {error}.") from error
+
+
+def _product(steps: Sequence[Step], layer: str, projection: str) -> LayerEraser | None:
+    """All erasers of one weight, first to last, as one."""
+    erasers = [
+        step.eraser.layers[layer].to("cpu", torch.float64).scaled(step.strength)
+        for step in steps
+        if projection in step.projections
+    ]
+    return reduce(LayerEraser.then, erasers) if erasers else None
+
+
+def _factors(eraser: LayerEraser, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """up = -L D and down = D^-1 R W in float64.
+
+    D makes both factors of a direction equally large, so that float16 can hold them; its entries
+    are powers of two, which round nothing.
+    """
+    up = -eraser.proj_left
+    down = eraser.proj_right @ weight.to("cpu", torch.float64)
+    sizes = down.norm(dim=1) / up.norm(dim=0)
+    usable = torch.isfinite(sizes) & (sizes > 0)
+    scale = torch.where(usable, sizes, torch.ones_like(sizes)).sqrt().log2().round().exp2()
+    return up * scale, down / scale[:, None]
+
+
+def _rounded(factor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    rounded = factor.to(dtype).contiguous()
+    if not bool(torch.isfinite(rounded).all()):
+        raise EraserError(f"{name} has numbers that {dtype} cannot hold: choose float32.")
+    return rounded

@@ -1,0 +1,104 @@
+"""The file that an export starts from, checked against the erasers that are to be applied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..eraser import LayerEraser, require_same_widths
+from ..errors import EraserError, ModelFileError
+from ..safetensors_file import SafetensorsFile
+from ..sketch import SAME, difference, sketch
+from .provenance import Step
+from .unet import UNetKeys
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint or U-Net file."""
+
+    file: SafetensorsFile
+    keys: UNetKeys
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], steps: Sequence[Step], any_source: bool = False
+    ) -> Source:
+        """Read a file's header and check that the erasers belong to it.
+
+        Args:
+            any_source: Accept another model of the same architecture than the one an eraser was
+                fitted on, for example a fine-tune.
+
+        Raises:
+            ModelFileError: not a safetensors file, damaged, without cross-attention, or another
+                model than the erasers' while `any_source` is off.
+            EraserError: no erasers, or one of another architecture.
+        """
+        if not steps:
+            raise EraserError("Expected at least one eraser, got none.")
+        file = SafetensorsFile.open(path)
+        shapes = {name: entry.shape for name, entry in file.entries.items()}
+        source = cls(file, UNetKeys.find(shapes, file.path.name))
+        for step in steps:
+            source._require_architecture(step)
+            if not any_source:
+                source._require_same_model(step)
+        return source
+
+    def _require_architecture(self, step: Step) -> None:
+        try:
+            require_same_widths(step.eraser.widths, self.keys.widths())
+        except EraserError as error:
+            raise EraserError(
+                f"The eraser of '{step.eraser.provenance.forget[0]}' was fitted on another "
+                f"architecture than '{self.file.path.name}'. {error}"
+            ) from error
+
+    def _require_same_model(self, step: Step) -> None:
+        made = step.eraser.provenance
+        here = {layer: sketch(self.weight(layer, "to_v")) for layer in made.source_sketch}
+        apart = difference(made.source_sketch, here)
+        if apart > SAME:
+            raise ModelFileError(
+                f"'{self.file.path.name}' is not the model the eraser of '{made.forget[0]}' was "
+                f"fitted on ({made.source_name}), or it has changed since: the weights differ by "
+                f"{apart:.1%}. Fit the eraser on this file; or allow another source "
+                "(any_source), if it is a fine-tune that the eraser is meant for."
+            )
+
+    def weight(self, layer: str, projection: str) -> Tensor:
+        """W_K or W_V of a layer, (d, in), in the file's type."""
+        return self.file.read(self.keys.weight(layer, projection))
+
+    def edits(self, steps: Sequence[Step]) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Tensor name -> what is done to it: every eraser in order, in float32 or better."""
+        chains: dict[str, list[tuple[LayerEraser, float]]] = {}
+        for step in steps:
+            for layer, eraser in step.eraser.layers.items():
+                if step.strength == 0 or eraser.rank == 0:
+                    continue
+                for projection in step.projections:
+                    key = self.keys.weight(layer, projection)
+                    chains.setdefault(key, []).append((eraser, step.strength))
+        return {key: partial(_edit, chain=chain) for key, chain in chains.items()}
+
+
+def _edit(weight: Tensor, chain: Sequence[tuple[LayerEraser, float]]) -> Tensor:
+    """E_n ... E_1 W, rounded by nobody in between."""
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    for eraser, strength in chain:
+        wide = eraser.edit_weight(wide, strength)
+    return wide
+
+
+def require_free(target: Path) -> None:
+    """Raise ModelFileError if something of that name exists already."""
+    if target.exists():
+        raise ModelFileError(f"'{target}' exists already: choose another name.")

@@ -1,0 +1,281 @@
+"""What is in a U-Net's file, by the names of its tensors: its layers, and its diffusers form.
+
+Two naming schemes are in use: the original one (`input_blocks.1.1...`, in checkpoints under
+`model.diffusion_model.`) and that of the diffusers library (`down_blocks.0.attentions.0...`).
+Both number the same blocks, so one table of block names translates everything inside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..errors import ModelFileError
+
+_ATTENTION = re.compile(
+    r"(?P<prefix>.*?)(?P<layer>(?:(?:input_blocks|middle_block|output_blocks)\.|"
+    r"(?:down_blocks|mid_block|up_blocks)\.).*\.attn2)\.to_[kv]\.weight"
+)
+
+CHECKPOINT_PREFIX = "model.diffusion_model."
+
+_WHOLE = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+_RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_RESAMPLE = {"op": "conv", "conv": "conv"}
+
+TIME_IDS = 6
+"""Numbers of SDXL's size conditioning, each embedded in `TIME_ID_WIDTH` channels."""
+
+TIME_ID_WIDTH = 256
+HEAD_WIDTH = 64
+CLIP_L_WIDTH = 768
+CLIP_L_HEADS = 8
+"""Models that read CLIP-L alone (SD 1.x) have eight heads; all others heads of 64 channels."""
+
+
+@dataclass(frozen=True)
+class UNetKeys:
+    """The names of a U-Net's tensors, without what a file puts before them."""
+
+    prefix: str
+    """What the file puts before every name, for example 'model.diffusion_model.'."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """Tensor name without the prefix -> shape."""
+
+    @classmethod
+    def find(cls, shapes: Mapping[str, tuple[int, ...]], where: str) -> UNetKeys:
+        """The U-Net among all tensors of a file called `where`.
+
+        Raises:
+            ModelFileError: no tensor of a cross-attention layer.
+        """
+        found = {match["prefix"] for key in shapes if (match := _ATTENTION.fullmatch(key))}
+        if not found:
+            raise ModelFileError(
+                f"Expected a U-Net with cross-attention keys and values in '{where}', found none "
+                f"among its {len(shapes)} tensors{_example(shapes)}. Stable Diffusion 1.x, 2.x "
+                "and SDXL models have them; Flux, SD3, LoRAs and VAEs do not."
+            )
+        prefix = CHECKPOINT_PREFIX if CHECKPOINT_PREFIX in found else min(found, key=len)
+        inside = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
+        return cls(prefix, inside)
+
+    @cached_property
+    def blocks(self) -> dict[str, str]:
+        """Block name in the original scheme -> in the diffusers scheme, in the file's scheme."""
+        return dict(self._blocks())
+
+    def _blocks(self) -> Iterable[tuple[str, str]]:
+        level = resnet = 0
+        for index in self._indices("input_blocks")[1:]:
+            block = f"input_blocks.{index}"
+            if self._has(f"{block}.0.op."):
+                yield f"{block}.0", f"down_blocks.{level}.downsamplers.0"
+                level, resnet = level + 1, 0
+                continue
+            yield f"{block}.0", f"down_blocks.{level}.resnets.{resnet}"
+            if self._has(f"{block}.1."):
+                yield f"{block}.1", f"down_blocks.{level}.attentions.{resnet}"
+            resnet += 1
+        if self._has("middle_block.0."):
+            yield "middle_block.0", "mid_block.resnets.0"
+        if self._has("middle_block.1."):
+            yield "middle_block.1", "mid_block.attentions.0"
+        if self._has("middle_block.2."):
+            yield "middle_block.2", "mid_block.resnets.1"
+        level = resnet = 0
+        for index in self._indices("output_blocks"):
+            block = f"output_blocks.{index}"
+            yield f"{block}.0", f"up_blocks.{level}.resnets.{resnet}"
+            for part in (f"{block}.1", f"{block}.2"):
+                if self._has(f"{part}.conv."):
+                    yield part, f"up_blocks.{level}.upsamplers.0"
+                    level, resnet = level + 1, -1
+                elif self._has(f"{part}."):
+                    yield part, f"up_blocks.{level}.attentions.{resnet}"
+            resnet += 1
+
+    def _indices(self, stem: str) -> list[int]:
+        found = {int(key.split(".")[1]) for key in self.shapes if key.startswith(f"{stem}.")}
+        return sorted(found)
+
+    def _has(self, start: str) -> bool:
+        return any(key.startswith(start) for key in self.shapes)
+
+    @property
+    def is_diffusers(self) -> bool:
+        """Whether the file already has diffusers' names."""
+        return "conv_in.weight" in self.shapes
+
+    @cached_property
+    def layers(self) -> dict[str, str]:
+        """Cross-attention layer, named as ComfyUI's modules are -> its name in this file."""
+        matches = (_ATTENTION.fullmatch(key) for key in self.shapes)
+        here = dict.fromkeys(match["layer"] for match in matches if match)
+        if not self.is_diffusers:
+            return {name: name for name in here}
+        original = {theirs: ours for ours, theirs in self._blocks_of_diffusers()}
+        return {f"{original[block]}.{rest}": f"{block}.{rest}" for block, rest in map(_split, here)}
+
+    def _blocks_of_diffusers(self) -> Iterable[tuple[str, str]]:
+        """Attention blocks: original name, diffusers name, counted from diffusers' names."""
+        yield "middle_block.1", "mid_block.attentions.0"
+        for stem, theirs in (("input_blocks", "down_blocks"), ("output_blocks", "up_blocks")):
+            down = theirs == "down_blocks"
+            index = 1 if down else 0  # the first input block is conv_in
+            for level in self._indices(theirs):
+                block = f"{theirs}.{level}"
+                resnet = 0
+                while self._has(f"{block}.resnets.{resnet}."):
+                    yield f"{stem}.{index}.1", f"{block}.attentions.{resnet}"
+                    index, resnet = index + 1, resnet + 1
+                if down:
+                    index += 1  # the downsampler is a block of its own
+
+    def weight(self, layer: str, projection: str) -> str:
+        """The tensor's name in the file, for projection 'to_k' or 'to_v' of a layer.
+
+        Raises:
+            ModelFileError: there is none.
+        """
+        key = f"{self.prefix}{self.layers[layer]}.{projection}.weight"
+        if key.removeprefix(self.prefix) not in self.shapes:
+            raise ModelFileError(f"The file has no tensor '{key}', which was to be edited.")
+        return key
+
+    def widths(self) -> dict[str, int]:
+        """Layer -> d, the rows of its value projection."""
+        return {layer: self.shapes[f"{here}.to_v.weight"][0] for layer, here in self.layers.items()}
+
+    def diffusers_layer(self, layer: str) -> str:
+        """A cross-attention layer's module path in diffusers."""
+        if self.is_diffusers:
+            return self.layers[layer]
+        block, rest = _split(layer)
+        return f"{self.blocks[block]}.{rest}"
+
+    def diffusers_name(self, key: str) -> str:
+        """A tensor's name in diffusers' state dict; `key` is without the prefix.
+
+        Raises:
+            ModelFileError: a tensor that diffusers' U-Net has no place for.
+        """
+        if self.is_diffusers:
+            return key
+        stem, _, kind = key.rpartition(".")
+        if stem in _WHOLE:
+            return f"{_WHOLE[stem]}.{kind}"
+        for block, theirs in self.blocks.items():
+            if key.startswith(f"{block}."):
+                inner = stem.removeprefix(f"{block}.")
+                return f"{theirs}.{_RESNET.get(inner, _RESAMPLE.get(inner, inner))}.{kind}"
+        raise ModelFileError(
+            f"'{key}' has no place in diffusers' UNet2DConditionModel: this kind of U-Net cannot "
+            "be written in that form. Export a checkpoint instead."
+        )
+
+    def diffusers_config(self) -> dict[str, Any]:
+        """The `config.json` with which diffusers builds this U-Net.
+
+        The same facts that ComfyUI's own detection reads from the tensors, in diffusers' words;
+        the number of heads follows ComfyUI's rule, for no tensor tells it.
+        """
+        names = {self.diffusers_name(key): shape for key, shape in self.shapes.items()}
+        levels = 1 + max(int(key.split(".")[1]) for key in names if key.startswith("down_blocks."))
+        channels = [names[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)]
+        context = next(
+            shape[1] for key, shape in names.items() if key.endswith("attn2.to_k.weight")
+        )
+        depths = [_depths(names, f"down_blocks.{i}") for i in range(levels)]
+        up = [_depths(names, f"up_blocks.{i}") for i in range(levels)]
+        linear = any(key.endswith("proj_in.weight") and len(s) == 2 for key, s in names.items())
+        config: dict[str, Any] = {
+            "_class_name": "UNet2DConditionModel",
+            "_diffusers_version": "0.30.0",
+            "in_channels": names["conv_in.weight"][1],
+            "out_channels": names["conv_out.weight"][0],
+            "sample_size": 64,
+            "block_out_channels": channels,
+            "layers_per_block": [
+                len(_numbers(names, f"down_blocks.{i}.resnets")) for i in range(levels)
+            ],
+            "down_block_types": [
+                "CrossAttnDownBlock2D" if any(depth) else "DownBlock2D" for depth in depths
+            ],
+            "up_block_types": ["CrossAttnUpBlock2D" if any(depth) else "UpBlock2D" for depth in up],
+            "mid_block_type": self._mid_block_type(names),
+            "cross_attention_dim": context,
+            "attention_head_dim": (
+                CLIP_L_HEADS
+                if context == CLIP_L_WIDTH
+                else [each // HEAD_WIDTH for each in channels]
+            ),
+            "transformer_layers_per_block": [_depth(depth) for depth in depths],
+            "use_linear_projection": linear,
+        }
+        if [depth[: len(depth) - 1] for depth in reversed(up)] != depths:
+            config["reverse_transformer_layers_per_block"] = [_depth(depth) for depth in up]
+        if "add_embedding.linear_1.weight" in names:
+            config |= {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": TIME_ID_WIDTH,
+                "projection_class_embeddings_input_dim": names["add_embedding.linear_1.weight"][1],
+            }
+        return config
+
+    @staticmethod
+    def _mid_block_type(names: Mapping[str, tuple[int, ...]]) -> str | None:
+        if any(key.startswith("mid_block.attentions.") for key in names):
+            return "UNetMidBlock2DCrossAttn"
+        has_resnet = any(key.startswith("mid_block.") for key in names)
+        return "UNetMidBlock2D" if has_resnet else None
+
+
+def _split(layer: str) -> tuple[str, str]:
+    """A layer's name as its block and the path inside: 'input_blocks.1.1', 'transformer_...'."""
+    block, found, rest = layer.partition(".transformer_blocks.")
+    return block, f"transformer_blocks.{rest}" if found else rest
+
+
+def _numbers(names: Iterable[str], stem: str) -> list[int]:
+    """Which numbers follow `stem`."""
+    start = len(stem) + 1
+    return sorted({int(key[start:].split(".")[0]) for key in names if key.startswith(f"{stem}.")})
+
+
+def _depths(names: Mapping[str, tuple[int, ...]], block: str) -> list[int]:
+    """Transformer blocks behind each residual block of a diffusers block."""
+    return [
+        len(_numbers(names, f"{block}.attentions.{i}.transformer_blocks"))
+        for i in _numbers(names, f"{block}.resnets")
+    ]
+
+
+def _depth(depths: list[int]) -> int | list[int]:
+    """One number where all are the same; 1 where there are none, which diffusers ignores."""
+    if len(set(depths)) > 1:
+        return depths
+    return depths[0] or 1
+
+
+def _example(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f", such as '{min(shapes)}'" if shapes else ""
