@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .capture import Capture
 from .concept import Concept
 from .erase import EraseConcept
+from .export import SaveCheckpoint, SaveDiffusers, SaveLoRA
 from .files import LoadEraser, SaveEraser
 from .fit import Fit
 from .patch import Patch
@@ -14,7 +15,18 @@ class PureExtension(ComfyExtension):
     """What ComfyUI loads."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [EraseConcept, Concept, Capture, Fit, Patch, SaveEraser, LoadEraser]
+        return [
+            EraseConcept,
+            Concept,
+            Capture,
+            Fit,
+            Patch,
+            SaveEraser,
+            LoadEraser,
+            SaveCheckpoint,
+            SaveLoRA,
+            SaveDiffusers,
+        ]
 
 
 async def comfy_entrypoint() -> PureExtension:

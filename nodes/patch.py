@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..pure_core import eraser as core
 from .defaults import STRENGTH
-from .host.patch import EDITS, patch
-from .types import CATEGORY, Eraser, strength_input
+from .host.patch import patch
+from .types import CATEGORY, Eraser, edit_input, strength_input
 
 
 class Patch(io.ComfyNode):
@@ -29,16 +29,7 @@ class Patch(io.ComfyNode):
                 ),
                 Eraser.Input("eraser", tooltip="From PURE Fit or PURE Load Eraser."),
                 strength_input(STRENGTH),
-                io.Combo.Input(
-                    "edit",
-                    options=list(EDITS),
-                    default=EDITS[0],
-                    tooltip=(
-                        "Which weights are changed. As fitted: keys and values for pure, as in the "
-                        "paper; values for ridge. Values alone change what is painted and not "
-                        "where the model looks; keys alone do nearly nothing."
-                    ),
-                ),
+                edit_input(),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .defaults import Trajectory
 from .host.capture import LATENT_PIXELS, SAMPLERS, SCHEDULERS
+from .host.patch import EDITS
 from .prompts import KINDS
 
 CATEGORY = "PURE"
@@ -179,6 +180,19 @@ def strength_input(default: float) -> io.Float.Input:
         tooltip=(
             f"How far to go, {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}. 1 erases as fitted, 0 leaves "
             "the model exactly as it is, below 0 amplifies the concept."
+        ),
+    )
+
+
+def edit_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "edit",
+        options=list(EDITS),
+        default=EDITS[0],
+        tooltip=(
+            "Which weights are changed. As fitted: keys and values for pure, as in the paper; "
+            "values for ridge. Values alone change what is painted and not where the model looks; "
+            "keys alone do nearly nothing."
         ),
     )
 

@@ -68,16 +68,29 @@ def save(eraser: Eraser, filename_prefix: str) -> Path:
     Raises:
         EraserFileError: the prefix is empty or leads out of models/erasers.
     """
-    root = Path(folder_paths.get_folder_paths(FOLDER)[0]).resolve()
+    root = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    path = numbered(root, f"models/{FOLDER}", filename_prefix, SUFFIX)
+    save_eraser(eraser, path)
+    return path
+
+
+def numbered(root: Path, where: str, filename_prefix: str, suffix: str) -> Path:
+    """A free path `<root>/<prefix>_00001_<suffix>`, counting up; its folder exists afterwards.
+
+    Args:
+        where: What people call the root.
+
+    Raises:
+        EraserFileError: the prefix is empty or leads out of the root.
+    """
+    root = root.resolve()
     prefix = filename_prefix.strip().replace("\\", "/")
     name = prefix.rpartition("/")[2]
     inside = (root / prefix).resolve()
     if name in ("", ".", "..") or not inside.is_relative_to(root) or inside == root:
         raise EraserFileError(
-            f"filename_prefix: expected a name inside models/{FOLDER}, for example 'concepts/"
+            f"filename_prefix: expected a name inside {where}, for example 'concepts/"
             f"triangle', got '{filename_prefix}'."
         )
     folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, str(root))
-    path = Path(folder) / f"{stem}_{counter:05}_{SUFFIX}"
-    save_eraser(eraser, path)
-    return path
+    return Path(folder) / f"{stem}_{counter:05}_{suffix}"

@@ -68,7 +68,7 @@ def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> Mo
         ModelError: an eraser of another architecture, or quantised weights.
     """
     layers = cross_attention_layers(model)
-    _require_same_architecture(model, layers, eraser)
+    require_same_architecture(model, layers, eraser)
     require_plain_weights(layers)
     patched = model.clone()
     if strength == 0:
@@ -92,7 +92,8 @@ def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> Mo
     return patched
 
 
-def _require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: Eraser) -> None:
+def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: Eraser) -> None:
+    """Raise ModelError if the eraser has other layers than the model; warn of another family."""
     here, fitted = widths(layers), eraser.widths
     if here != fitted:
         raise ModelError(

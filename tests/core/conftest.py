@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from dev.launch import declare_missing_operators
 from pure_core.activations import Activations, CaptureSettings
+
+if os.environ.get("PURE_DECLARE_OPERATORS") == "1":  # for diffusers, which imports torchvision
+    declare_missing_operators()
+
+from diffusers import UNet2DConditionModel
 
 SETTINGS = CaptureSettings(
     steps=20,
@@ -59,3 +68,25 @@ def make_activations() -> MakeActivations:
         return Activations(rows, names, settings)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unet() -> UNet2DConditionModel:
+    """A small U-Net with random weights, of the library's own class."""
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=24,
+        attention_head_dim=(1, 2),
+    )
+
+
+@pytest.fixture
+def source(unet, tmp_path: Path) -> Path:
+    path = tmp_path / "unet.safetensors"
+    save_file(unet.state_dict(), path, metadata={"format": "pt", "title": "small"})
+    return path

@@ -1,0 +1,219 @@
+"""PURE_SaveCheckpoint, PURE_SaveLoRA and PURE_SaveDiffusers: the erasure as files for others."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..pure_core.export import LORA_DTYPES, Step, export_checkpoint, export_diffusers
+from .defaults import STRENGTH
+from .host import export as host
+from .host.patch import AS_FITTED
+from .types import CATEGORY, Eraser, advanced, edit_input, optional, strength_input
+
+
+def steps(erasers: list[Any], strengths: list[float], edits: list[str]) -> list[Step]:
+    """One step per eraser. As in ComfyUI's lists, the last value goes on for the rest."""
+    return [
+        Step(
+            eraser,
+            strengths[min(index, len(strengths) - 1)],
+            None if (edit := edits[min(index, len(edits) - 1)]) == AS_FITTED else edit,
+        )
+        for index, eraser in enumerate(erasers)
+    ]
+
+
+def source_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "ckpt_name",
+        options=host.source_names(),
+        tooltip=(
+            "The file to start from, normally the one the eraser was fitted on: .safetensors in "
+            "models/checkpoints or models/diffusion_models. It is only read."
+        ),
+    )
+
+
+def eraser_input() -> io.Input:
+    return Eraser.Input(
+        "eraser", tooltip="From PURE Fit or PURE Load Eraser. A list is applied in its order."
+    )
+
+
+def prefix_input(default: str) -> io.String.Input:
+    return io.String.Input(
+        "filename_prefix",
+        default=default,
+        tooltip=(
+            "Name inside ComfyUI's output folder; a counter is added and nothing is overwritten. "
+            "Subfolders and %year%, %month%, %day%, %hour%, %minute%, %second% work."
+        ),
+    )
+
+
+def any_source_input() -> io.Boolean.Input:
+    return advanced(
+        optional(
+            io.Boolean.Input(
+                "any_source",
+                default=False,
+                tooltip=(
+                    "Off: refuse a file that is not the model the eraser was fitted on, or that "
+                    "has changed since. On: accept any of the same architecture, such as a "
+                    "fine-tune."
+                ),
+            )
+        )
+    )
+
+
+def path_output() -> io.String.Output:
+    return io.String.Output(display_name="path", tooltip="What was written.")
+
+
+def written(path: str) -> io.NodeOutput:
+    return io.NodeOutput(path, ui=ui.PreviewText(path))
+
+
+def file_inputs(prefix: str) -> list[io.Input]:
+    """What the nodes that start from a file ask for."""
+    return [
+        source_input(),
+        eraser_input(),
+        strength_input(STRENGTH),
+        edit_input(),
+        prefix_input(prefix),
+        any_source_input(),
+    ]
+
+
+def export(
+    write: Callable[..., None], target: Path, any_source: Sequence[bool], **given: list[Any]
+) -> io.NodeOutput:
+    """Let `write` make the target from the source file."""
+    applied = steps(given["eraser"], given["strength"], given["edit"])
+    source = host.source(given["ckpt_name"][0])
+    write(source, target, applied, any_source[0], host.progress())
+    return written(str(target))
+
+
+class SaveCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PURE_SaveCheckpoint",
+            display_name="PURE Save Checkpoint",
+            category=CATEGORY,
+            description=(
+                "Copies a checkpoint and erases the concept in the copy. Only the cross-attention "
+                "keys and values change, everything else stays byte for byte; how it was made is "
+                "written into the file. Needs hardly any memory."
+            ),
+            inputs=file_inputs("checkpoints/erased"),
+            outputs=[path_output()],
+            is_output_node=True,
+            is_input_list=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, ckpt_name: list[str], **_: Any) -> str:
+        return host.state_of(ckpt_name[0])
+
+    @classmethod
+    def execute(
+        cls,
+        filename_prefix: list[str],
+        any_source: Sequence[bool] = (False,),
+        **given: list[Any],
+    ) -> io.NodeOutput:
+        target = host.target(filename_prefix[0], ".safetensors")
+        return export(export_checkpoint, target, any_source, **given)
+
+
+class SaveDiffusers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PURE_SaveDiffusers",
+            display_name="PURE Save Diffusers",
+            category=CATEGORY,
+            description=(
+                "Writes the erased U-Net as a folder that the diffusers library loads with "
+                "UNet2DConditionModel.from_pretrained. Text encoder and VAE do not change: take "
+                "those of the original."
+            ),
+            inputs=file_inputs("diffusers/erased"),
+            outputs=[path_output()],
+            is_output_node=True,
+            is_input_list=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, ckpt_name: list[str], **_: Any) -> str:
+        return host.state_of(ckpt_name[0])
+
+    @classmethod
+    def execute(
+        cls,
+        filename_prefix: list[str],
+        any_source: Sequence[bool] = (False,),
+        **given: list[Any],
+    ) -> io.NodeOutput:
+        return export(export_diffusers, host.target(filename_prefix[0], ""), any_source, **given)
+
+
+class SaveLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PURE_SaveLoRA",
+            display_name="PURE Save LoRA",
+            category=CATEGORY,
+            description=(
+                "Writes the erasure as a LoRA that erases exactly what PURE Patch erases, on the "
+                "model given here, with the stock LoRA loader or in diffusers. Its rank is the "
+                "eraser's: nothing is cut off. Unlike an eraser it belongs to this one model."
+            ),
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "The model that the LoRA will be loaded on, with the LoRAs that will "
+                        "be loaded before it. Not the patched one."
+                    ),
+                ),
+                eraser_input(),
+                strength_input(STRENGTH),
+                edit_input(),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(LORA_DTYPES),
+                    default="float32",
+                    tooltip=(
+                        "Type of the numbers. float32 is exact to rounding; float16 is half as "
+                        "large and rounds the change to about three digits."
+                    ),
+                ),
+                prefix_input("loras/erased"),
+            ],
+            outputs=[path_output()],
+            is_output_node=True,
+            is_input_list=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        *,
+        model: list[Any],
+        eraser: list[Any],
+        strength: list[float],
+        edit: list[str],
+        dtype: list[str],
+        filename_prefix: list[str],
+    ) -> io.NodeOutput:
+        target = host.target(filename_prefix[0], ".safetensors")
+        host.save_lora(model[0], steps(eraser, strength, edit), LORA_DTYPES[dtype[0]], target)
+        return written(str(target))

@@ -1,0 +1,120 @@
+"""What exporting needs of ComfyUI: its folders, its progress bar and a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import comfy.lora
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...pure_core.errors import ModelFileError
+from ...pure_core.export import Step, UNetKeys, export_lora, lora_tensors
+from ...pure_core.export.provenance import export_metadata
+from ...pure_core.safetensors_file import Progress
+from .files import numbered
+from .fingerprint import fingerprint
+from .layers import Layer, cross_attention_layers, display_name, require_plain_weights
+from .patch import require_same_architecture
+
+SUFFIX = ".safetensors"
+CHECKPOINTS, UNETS = "checkpoints", "diffusion_models"
+
+STEPS = 1000
+"""Of the progress bar, which is told of bytes."""
+
+
+def source_names() -> list[str]:
+    """The .safetensors files in models/checkpoints, and after them those in diffusion_models."""
+    unets = (f"{UNETS}/{name}" for name in folder_paths.get_filename_list(UNETS))
+    names = [*folder_paths.get_filename_list(CHECKPOINTS), *unets]
+    return [name for name in names if name.endswith(SUFFIX)]
+
+
+def source(name: str) -> Path:
+    """The file of a name in `source_names`.
+
+    Raises:
+        ModelFileError: there is none.
+    """
+    folder, inside = CHECKPOINTS, name
+    if name.startswith(f"{UNETS}/"):
+        folder, inside = UNETS, name.removeprefix(f"{UNETS}/")
+    path = folder_paths.get_full_path(folder, inside)
+    if path is None:
+        raise ModelFileError(
+            f"ckpt_name: expected a file in models/{folder}, found no '{inside}'. Reload the node "
+            "list if it was added or renamed."
+        )
+    return Path(path)
+
+
+def state_of(name: str) -> str:
+    """Changes when the file does, so that ComfyUI exports again."""
+    found = source(name).stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def target(filename_prefix: str, suffix: str) -> Path:
+    """A free name in the output folder, with a counter; its folder exists afterwards.
+
+    Raises:
+        EraserFileError: the prefix is empty or leads out of the output folder.
+        ModelFileError: its folder cannot be made.
+    """
+    root = Path(folder_paths.get_output_directory())
+    try:
+        return numbered(root, "the output folder", filename_prefix, suffix)
+    except OSError as error:
+        raise ModelFileError(f"filename_prefix: the folder cannot be made: {error}.") from error
+
+
+def progress() -> Progress:
+    """ComfyUI's progress bar; raises when the person cancels."""
+    bar = comfy.utils.ProgressBar(STEPS)
+
+    def update(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(STEPS * done // max(1, total), STEPS)
+
+    return update
+
+
+@torch.no_grad()
+def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, target: Path) -> None:
+    """Write the LoRA that does to this model, patches included, what the erasers do.
+
+    Raises:
+        ModelError: erasers of another architecture, or quantised weights.
+        EraserError, ModelFileError: as `lora_tensors` and `export_lora`.
+    """
+    layers = cross_attention_layers(model)
+    for step in steps:
+        require_same_architecture(model, layers, step.eraser)
+    require_plain_weights(layers)
+    state = model.model.diffusion_model.state_dict()
+    keys = UNetKeys.find({name: tuple(each.shape) for name, each in state.items()}, "the model")
+    by_name = {layer.name: layer for layer in layers}
+    update, total = progress(), 2 * len(layers)
+    done = iter(range(1, total + 1))
+
+    def weight_of(name: str, projection: str) -> Tensor:
+        update(next(done), total)
+        return effective_weight(model, by_name[name], projection)
+
+    tensors = lora_tensors(keys, steps, weight_of, dtype)
+    made = export_metadata(steps, display_name(model), fingerprint(model))
+    export_lora(target, tensors, made)
+
+
+def effective_weight(model: ModelPatcher, layer: Layer, projection: str) -> Tensor:
+    """A weight (d, in) with every patch upstream applied, float32, by ComfyUI's arithmetic."""
+    key = layer.key(projection)
+    (weight, convert), *patches = model.get_key_patches(key)[key]
+    copied = weight.to("cpu", torch.float32, copy=True)
+    return comfy.lora.calculate_weight(patches, convert(copied, inplace=True), key)
