@@ -36,27 +36,31 @@ def lora_tensors(
     erasers it holds the product, each at its own strength.
 
     Returns:
-        `<name>.lora_up.weight` (d, r), `<name>.lora_down.weight` (r, in) and `<name>.alpha` (r)
-        for every weight that changes.
+        `<name>.lora_up.weight` (d, r), `<name>.lora_down.weight` (r, in) and `<name>.alpha`, the
+        same for all, for every weight that changes: W gains (alpha / r) up down.
 
     Raises:
         EraserError: no erasers or nothing to change, an eraser of another architecture, or
             numbers that `dtype` cannot hold.
     """
-    tensors: dict[str, Tensor] = {}
-    for layer in keys.layers:
-        for projection in ("to_k", "to_v"):
-            eraser = _product(steps, layer, projection)
-            if eraser is None or eraser.rank == 0:
-                continue
-            up, down = _factors(eraser, weight_of(layer, projection))
-            module = f"{keys.diffusers_layer(layer)}.{projection}"
-            name = f"lora_unet_{module.replace('.', '_')}"
-            tensors[f"{name}.lora_up.weight"] = _rounded(up, dtype, name)
-            tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
-            tensors[f"{name}.alpha"] = torch.tensor(float(eraser.rank), dtype=dtype)
-    if not tensors:
+    products = {
+        (layer, projection): product
+        for layer in keys.layers
+        for projection in ("to_k", "to_v")
+        if (product := _product(steps, layer, projection)) is not None and product.rank
+    }
+    if not products:
         raise EraserError("The erasers change nothing (strength or rank 0): there is no LoRA.")
+    # Loaders scale by alpha / r. One alpha for all, because diffusers mixes up several.
+    alpha = max(product.rank for product in products.values())
+    tensors: dict[str, Tensor] = {}
+    for (layer, projection), product in products.items():
+        up, down = _factors(product, weight_of(layer, projection))
+        module = f"{keys.diffusers_layer(layer)}.{projection}"
+        name = f"lora_unet_{module.replace('.', '_')}"
+        tensors[f"{name}.lora_up.weight"] = _rounded(up * (product.rank / alpha), dtype, name)
+        tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
+        tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=dtype)
     return tensors
 
 

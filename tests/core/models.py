@@ -13,8 +13,8 @@ from pure_core.safetensors_file import SafetensorsFile
 from pure_core.sketch import sketch
 
 
-def make_eraser(path: Path, seed: int = 0, edit: str = "keys and values", rank: int = 3) -> Eraser:
-    """Random factors for the file's layers; the eraser says it was fitted on that file."""
+def make_eraser(path: Path, seed: int = 0, edit: str = "keys and values") -> Eraser:
+    """Random factors of ranks 2 to 4 for the file's layers; the eraser says it was fitted on that file."""
     shapes = {name: entry.shape for name, entry in SafetensorsFile.open(path).entries.items()}
     keys = UNetKeys.find(shapes, path.name)
     random = torch.Generator().manual_seed(seed)
@@ -22,10 +22,10 @@ def make_eraser(path: Path, seed: int = 0, edit: str = "keys and values", rank: 
     return Eraser(
         {
             name: LayerEraser(
-                torch.randn(d, rank, generator=random) / d**0.5,
-                torch.randn(rank, d, generator=random) / d**0.5,
+                torch.randn(d, 2 + index % 3, generator=random) / d**0.5,
+                torch.randn(2 + index % 3, d, generator=random) / d**0.5,
             )
-            for name, d in keys.widths().items()
+            for index, (name, d) in enumerate(keys.widths().items())
         },
         Provenance(
             method="random",
