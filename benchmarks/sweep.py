@@ -43,9 +43,10 @@ GRID: tuple[tuple[str, dict[str, float]], ...] = (
         for retain in (0.3, 0.5, 0.7)
     ),
     *(
-        ("ridge", {"keep": keep, "damping": damping})
-        for keep in (1.0, 3.0)
-        for damping in (0.003, 0.01, 0.03)
+        ("ridge", {"keep": keep, "damping": damping, "overshoot": overshoot})
+        for overshoot in (1.0, 1.4)
+        for keep in (1.0, 3.0, 10.0)
+        for damping in (0.01, 0.03)
     ),
 )
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import comfy.ldm.modules.diffusionmodules.openaimodel as openai
 import comfy.sd
 import folder_paths
 import numpy as np
@@ -31,6 +29,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dev.server import ComfyServer, Run
+from tests.comfy.families import FAMILIES, build
 from tests.comfy.stock import PIXELS, QUICK, Loaded, execute, load, sample, with_lora
 
 PROMPTS = anchors("a ball", "object", "a star\na heart", "{}\na photo of {}")
@@ -144,6 +143,25 @@ def test_several_erasers_are_applied_in_order(source: Source) -> None:
     assert len(read_history(SafetensorsFile.open(exported).metadata)) == 2
 
 
+@pytest.mark.parametrize("form", ["original", "diffusers"])
+def test_a_file_of_a_unet_alone_is_exported_as_well(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    prefix = "model.diffusion_model."
+    tensors = load_file(source.path)
+    keys = UNetKeys.find({name: tuple(t.shape) for name, t in tensors.items()}, "source")
+    names = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
+    if form == "diffusers":
+        names = {name: keys.diffusers_name(inside) for name, inside in names.items()}
+    save_file({inside: tensors[name] for name, inside in names.items()}, tmp_path / "u.safetensors")
+    known = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(known, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
+    exported = load_file(save_checkpoint(source, ckpt_name=["diffusion_models/u.safetensors"]))
+    whole = load_file(save_checkpoint(source))
+    assert exported.keys() == set(names.values())
+    assert all(torch.equal(exported[inside], whole[name]) for name, inside in names.items())
+
+
 def save_lora(model: Any, eraser: Eraser, dtype: str = "float32") -> dict[str, torch.Tensor]:
     (path,) = execute(
         SaveLoRA,
@@ -241,81 +259,9 @@ def test_diffusers_loads_the_lora(source: Source, inputs: tuple[torch.Tensor, ..
     assert largest_difference(unet.eval()(latents, time, text).sample, erased) < 1e-4
 
 
-SHARED = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "use_spatial_transformer": True,
-    "legacy": False,
-}
-SDXL_LIKE = {
-    **SHARED,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "num_heads": -1,
-    "num_head_channels": 64,
-    "use_linear_in_transformer": True,
-    "context_dim": 2048,
-    "channel_mult": [1, 2, 4],
-    "num_res_blocks": [2, 2, 2],
-}
-FAMILIES = {
-    "SD 1.5": {
-        **SHARED,
-        "num_heads": 8,
-        "context_dim": 768,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    },
-    "SD 2.1": {
-        **SHARED,
-        "num_heads": -1,
-        "num_head_channels": 64,
-        "use_linear_in_transformer": True,
-        "context_dim": 1024,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    },
-    "SDXL": {
-        **SDXL_LIKE,
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_middle": 10,
-        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    },
-    "SSD-1B": {
-        **SDXL_LIKE,
-        "transformer_depth": [0, 0, 2, 2, 4, 4],
-        "transformer_depth_middle": -1,
-        "transformer_depth_output": [0, 0, 0, 1, 1, 2, 10, 4, 4],
-    },
-    "Vega": {
-        **SDXL_LIKE,
-        "transformer_depth": [0, 0, 1, 1, 2, 2],
-        "transformer_depth_middle": -1,
-        "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
-    },
-    "KOALA 700M": {
-        **SDXL_LIKE,
-        "num_res_blocks": [1, 1, 1],
-        "transformer_depth": [0, 2, 5],
-        "transformer_depth_middle": -2,
-        "transformer_depth_output": [0, 0, 2, 2, 5, 5],
-    },
-}
-"""ComfyUI's own configurations of the architectures (comfy/model_detection.py)."""
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_diffusers_names_shapes_and_config(family: str) -> None:
-    config = json.loads(json.dumps(FAMILIES[family]))  # the class empties its lists
-    theirs = openai.UNetModel(**config, device="meta", dtype=torch.float32)
+    theirs = build(family, torch.device("meta"))
     shapes = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
     keys = UNetKeys.find(shapes, family)
     named = {keys.diffusers_name(name): shape for name, shape in shapes.items()}
@@ -388,7 +334,7 @@ def served(comfy_server: ComfyServer, source: Source) -> Iterator[str]:
     link.symlink_to(source.path)
     yield link.name
     link.unlink()
-    for folder in ("checkpoints", "loras", "diffusers"):
+    for folder in ("checkpoints", "loras", "diffusion_models"):
         for left in (comfy_server.base / "output" / folder).glob("test-export*"):
             left.unlink()
 
@@ -434,6 +380,9 @@ def test_patch_checkpoint_lora_and_core_s_own_saving_give_one_picture(
             vae=["loader", 2],
             filename_prefix="checkpoints/test-export-core",
         ),
+        "core unet": node(
+            "ModelSave", model=["erase", 0], filename_prefix="diffusion_models/test-export-core"
+        ),
         **picture("before", ["loader", 0]),
         **picture("patched", ["erase", 0]),
     }
@@ -444,6 +393,13 @@ def test_patch_checkpoint_lora_and_core_s_own_saving_give_one_picture(
         key: Path(first.outputs[key]["text"][0]).relative_to(comfy_server.base / "output")
         for key in ("checkpoint", "lora")
     }
+    output = comfy_server.base / "output"
+    ours = load_file(output / names["checkpoint"])
+    unet = {name for name in ours if name.startswith("model.diffusion_model.")}
+    for folder in ("checkpoints", "diffusion_models"):
+        cores = load_file(output / folder / "test-export-core_00001_.safetensors")
+        assert unet <= cores.keys()
+        assert all(torch.equal(cores[name], ours[name]) for name in unet), folder
     assert all(bar["max"] > 0 for bar in first.of_type("progress") if bar["node"] == "checkpoint")
     second = comfy_server.run(
         {

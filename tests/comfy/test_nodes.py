@@ -47,6 +47,17 @@ TABLE = {
     "PURE_Patch": (["model", "eraser", "strength", "edit"], [("model", "MODEL")]),
     "PURE_SaveEraser": (["eraser", "filename_prefix"], [("path", "STRING")]),
     "PURE_LoadEraser": (["eraser_name"], [("eraser", "PURE_ERASER")]),
+    **{
+        name: (
+            ["ckpt_name", "eraser", "strength", "edit", "filename_prefix"],
+            [("path", "STRING")],
+        )
+        for name in ("PURE_SaveCheckpoint", "PURE_SaveDiffusers")
+    },
+    "PURE_SaveLoRA": (
+        ["model", "eraser", "strength", "edit", "dtype", "filename_prefix"],
+        [("path", "STRING")],
+    ),
     "PURE_EraseConcept": (
         ["model", "clip", "concept", "neighbours", "kind", "method", "strength"],
         [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("report", "IMAGE")],

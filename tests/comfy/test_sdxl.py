@@ -18,6 +18,7 @@ from comfyui_pure.nodes.host.capture import capture
 from comfyui_pure.nodes.host.conditioning import encode
 from comfyui_pure.nodes.host.layers import cross_attention_layers, family, widths
 
+from tests.comfy.families import randomise
 from tests.comfy.stock import QUICK, base_weight, effective_weight, execute
 
 CPU = torch.device("cpu")
@@ -42,16 +43,6 @@ UNET = {
     "num_classes": "sequential",
     "legacy": False,
 }
-
-
-def randomise(module: torch.nn.Module, seed: int) -> None:
-    """Weights of a size that keeps activations near 1; ComfyUI leaves them uninitialised."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            parameter.data.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
-        else:
-            parameter.data.fill_(1.0)
 
 
 @pytest.fixture(scope="module")

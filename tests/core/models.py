@@ -14,7 +14,7 @@ from pure_core.sketch import sketch
 
 
 def make_eraser(path: Path, seed: int = 0, edit: str = "keys and values") -> Eraser:
-    """Random factors of ranks 2 to 4 for the file's layers; the eraser says it was fitted on that file."""
+    """Random factors of ranks 2 to 4; the eraser says it was fitted on that file."""
     shapes = {name: entry.shape for name, entry in SafetensorsFile.open(path).entries.items()}
     keys = UNetKeys.find(shapes, path.name)
     random = torch.Generator().manual_seed(seed)

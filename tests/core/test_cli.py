@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
 import signal
@@ -128,6 +129,23 @@ def test_a_full_disk_leaves_nothing_behind(large, dog, tmp_path):
     done = run("apply", large, dog, "-o", tmp_path / "e.safetensors", preexec_fn=fill)
     assert done.returncode == 1 and "was not written" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def without_root_s_privilege() -> None:
+    """Let permissions count for this process even if root runs the tests."""
+    drop_bounding_capability, dac_override = 24, 1
+    ctypes.CDLL(None).prctl(drop_bounding_capability, dac_override, 0, 0, 0)
+
+
+@pytest.mark.parametrize("command", ["apply", "lora", "diffusers"])
+def test_a_read_only_folder_is_named(source, dog, tmp_path, command):
+    folder = tmp_path / "read-only"
+    folder.mkdir(mode=0o500)
+    target = folder / "e.safetensors"
+    done = run(command, source, dog, "-o", target, preexec_fn=without_root_s_privilege)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"'{target}' was not written: [Errno 13] Permission denied" in done.stderr
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

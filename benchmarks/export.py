@@ -1,0 +1,230 @@
+"""Exports full-size U-Nets with random weights: time, memory, and what diffusers makes of them.
+
+    python3 dev.py run benchmarks/export.py -- --family "SD 1.5" --family SDXL
+
+For each family it writes a float32 U-Net file (3.4 GB for SD 1.5, 10 GB for SDXL; twice that on
+the disk for a while), exports it erased as a checkpoint and as a diffusers folder, and compares
+the two U-Nets' outputs for the same latents, step and text. The time of an export is compared
+with that of copying the file, in turns in one run, both until the disk has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.comfy import inprocess
+
+inprocess.enter()
+
+from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from comfyui_pure.pure_core.eraser import Eraser, LayerEraser, Provenance
+from comfyui_pure.pure_core.eraser_file import save_eraser
+from comfyui_pure.pure_core.export import (
+    Step,
+    UNetKeys,
+    export_checkpoint,
+    export_diffusers,
+)
+from diffusers import UNet2DConditionModel
+
+from tests.comfy.families import FAMILIES, build, randomise
+
+ROOT = Path(__file__).resolve().parent.parent
+RANK = 64
+ROUNDS = 3
+HEADS = (
+    "family",
+    "weights",
+    "file",
+    "export / copy",
+    "memory beyond the process",
+    "largest difference diffusers / ComfyUI",
+    "outputs' size",
+    "change by erasing",
+)
+
+
+def eraser_for(keys: UNetKeys) -> Eraser:
+    """Random factors of rank 64 for every layer."""
+    generator = torch.Generator().manual_seed(1)
+    layers = {
+        name: LayerEraser(
+            torch.randn(d, RANK, generator=generator) / d**0.5,
+            torch.randn(RANK, d, generator=generator) / d**0.5,
+        )
+        for name, d in keys.widths().items()
+    }
+    made = Provenance(
+        method="random",
+        settings={},
+        forget=("none",),
+        retain=(),
+        edit="keys and values",
+        source_name="random weights",
+        source_fingerprint="",
+        source_sketch={},
+        created="",
+        plugin_version="",
+    )
+    return Eraser(layers, made)
+
+
+def inputs(family: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Latents of 256 pixels, two steps, text, and SDXL's pooled text."""
+    generator = torch.Generator().manual_seed(2)
+    width = FAMILIES[family]["context_dim"]
+    return (
+        torch.randn(2, 4, 32, 32, generator=generator),
+        torch.tensor([10.0, 800.0]),
+        torch.randn(2, 77, width, generator=generator),
+        torch.randn(2, 1280, generator=generator),
+    )
+
+
+TIME_IDS = torch.tensor([[256.0, 256, 0, 0, 256, 256]] * 2)
+
+
+def sinusoids(numbers: torch.Tensor, width: int = 256) -> torch.Tensor:
+    """SDXL's size conditioning as ComfyUI makes it, (b, 6 x 256)."""
+    return timestep_embedding(numbers.flatten(), width).reshape(len(numbers), -1)
+
+
+@torch.no_grad()
+def comfy_output(unet: torch.nn.Module, family: str) -> torch.Tensor:
+    latents, step, text, pooled = inputs(family)
+    extra = {}
+    if "adm_in_channels" in FAMILIES[family]:
+        extra["y"] = torch.cat([pooled, sinusoids(TIME_IDS)], dim=1)
+    return unet(latents, step, context=text, **extra)
+
+
+@torch.no_grad()
+def diffusers_output(unet: UNet2DConditionModel, family: str) -> torch.Tensor:
+    latents, step, text, pooled = inputs(family)
+    extra = {}
+    if "adm_in_channels" in FAMILIES[family]:
+        extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": TIME_IDS}
+    return unet(latents, step, text, **extra).sample
+
+
+def timed(action: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file and wait until the disk has it, as the exporter does."""
+    shutil.copyfile(source, target)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def peak(*words: object) -> int:
+    """Bytes that a run of the command line holds at most."""
+    command = [sys.executable, "-m", "pure_core", *map(str, words)]
+    with (
+        (ROOT / ".dev" / "export.log").open("w") as log,
+        subprocess.Popen(command, cwd=ROOT, stdout=log) as process,
+    ):
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss * 1024
+
+
+def added_memory(source: Path, step: Step, folder: Path) -> int:
+    """Bytes that exporting takes beyond what the program takes to look into the eraser."""
+    eraser, target = folder / "eraser.safetensors", folder / "target.safetensors"
+    save_eraser(step.eraser, eraser)
+    exporting = peak("apply", source, eraser, "-o", target)
+    target.unlink()
+    return exporting - peak("inspect", eraser)
+
+
+def ratio_to_copying(source: Path, steps: list[Step], folder: Path) -> float:
+    """Median over rounds of export seconds / copy seconds, in turns."""
+    target, ratios = folder / "target.safetensors", []
+    for _ in range(ROUNDS):
+        copying = timed(lambda: copy(source, target))
+        target.unlink()
+        ratios.append(timed(lambda: export_checkpoint(source, target, steps)) / copying)
+        target.unlink()
+    return statistics.median(ratios)
+
+
+def run(family: str) -> list[str]:
+    """One row of the table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "source.safetensors"
+        unet = build(family, torch.device("cpu")).eval()
+        randomise(unet, 0)
+        plain = comfy_output(unet, family)
+        state = {f"model.diffusion_model.{key}": each for key, each in unet.state_dict().items()}
+        save_file(state, source)
+        shapes = {key: tuple(each.shape) for key, each in state.items()}
+        steps = [Step(eraser_for(UNetKeys.find(shapes, family)))]
+        count, size = sum(each.numel() for each in state.values()), source.stat().st_size
+        del unet, state
+        gc.collect()
+        ratio = ratio_to_copying(source, steps, folder)
+        memory = added_memory(source, steps[0], folder)
+        export_diffusers(source, folder / "diffusers", steps)
+        theirs = UNet2DConditionModel.from_pretrained(folder / "diffusers").eval()
+        output = diffusers_output(theirs, family)
+        del theirs
+        shutil.rmtree(folder / "diffusers")
+        gc.collect()
+        export_checkpoint(source, folder / "erased.safetensors", steps)
+        source.unlink()
+        erased = load(folder / "erased.safetensors", family)
+        expected = comfy_output(erased, family)
+        return [
+            family,
+            f"{count / 1e9:.2f} B",
+            f"{size / 1e9:.1f} GB",
+            f"{ratio:.2f}",
+            f"{memory / 1e6:.0f} MB",
+            f"{float((output - expected).abs().max()):.1e}",
+            f"{float(expected.abs().max()):.1f}",
+            f"{float((expected - plain).abs().max()):.2f}",
+        ]
+
+
+def load(path: Path, family: str) -> torch.nn.Module:
+    """The U-Net with the weights of a file, which are mapped, not copied."""
+    unet = build(family, torch.device("meta")).eval()
+    state = {key.removeprefix("model.diffusion_model."): t for key, t in load_file(path).items()}
+    unet.load_state_dict(state, assign=True)
+    return unet
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--family", choices=FAMILIES, action="append")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    args = parser.parse_args()
+    rows = [run(family) for family in args.family or ("SD 1.5", "SDXL")]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADS, ["---"] * len(HEADS), *rows))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "export.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
