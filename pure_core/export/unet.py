@@ -17,7 +17,7 @@ from ..errors import ModelFileError
 
 _ATTENTION = re.compile(
     r"(?P<prefix>.*?)(?P<layer>(?:(?:input_blocks|middle_block|output_blocks)\.|"
-    r"(?:down_blocks|mid_block|up_blocks)\.).*\.attn2)\.to_[kv]\.weight"
+    r"(?:down_blocks|mid_block|up_blocks)\.).*\.attn2)\.to_v\.weight"
 )
 
 CHECKPOINT_PREFIX = "model.diffusion_model."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
 import numpy as np
@@ -291,6 +292,16 @@ def test_bad_requests_name_the_input_and_write_nothing(source: Source) -> None:
             save()
     after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_cancelled_export_leaves_nothing_behind(source: Source) -> None:
+    output = Path(folder_paths.get_output_directory())
+    before = sorted(output.rglob("*"))
+    for save in (save_checkpoint, save_diffusers):
+        comfy.model_management.interrupt_current_processing(True)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            save(source)
+    assert sorted(output.rglob("*")) == before
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
