@@ -55,7 +55,8 @@ class EraseConcept(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model without the concept."),
                 Eraser.Output(
-                    display_name="eraser", tooltip="What was changed, for PURE Save Eraser."
+                    display_name="eraser",
+                    tooltip="What was changed, for PURE Patch and the saving nodes.",
                 ),
                 io.Image.Output(
                     display_name="report", tooltip="What was removed and kept in every layer."

@@ -10,7 +10,7 @@ from ..pure_core.export import LORA_DTYPES, Step, export_checkpoint, export_diff
 from .defaults import STRENGTH
 from .host import export as host
 from .host.patch import AS_FITTED
-from .types import CATEGORY, Eraser, advanced, edit_input, optional, strength_input
+from .types import CATEGORY, advanced, edit_input, eraser_input, optional, strength_input
 
 
 def steps(erasers: list[Any], strengths: list[float], edits: list[str]) -> list[Step]:
@@ -36,18 +36,13 @@ def source_input() -> io.Combo.Input:
     )
 
 
-def eraser_input() -> io.Input:
-    return Eraser.Input(
-        "eraser", tooltip="From PURE Fit or PURE Load Eraser. A list is applied in its order."
-    )
-
-
 def prefix_input(default: str) -> io.String.Input:
     return io.String.Input(
         "filename_prefix",
         default=default,
         tooltip=(
             "Name inside ComfyUI's output folder; a counter is added and nothing is overwritten. "
+            "Loaders list what is in checkpoints/, diffusion_models/ or loras/ there. "
             "Subfolders and %year%, %month%, %day%, %hour%, %minute%, %second% work."
         ),
     )
@@ -81,7 +76,7 @@ def file_inputs(prefix: str) -> list[io.Input]:
     """What the nodes that start from a file ask for."""
     return [
         source_input(),
-        eraser_input(),
+        eraser_input(" A list is applied in its order."),
         strength_input(STRENGTH),
         edit_input(),
         prefix_input(prefix),
@@ -181,10 +176,11 @@ class SaveLoRA(io.ComfyNode):
                     "model",
                     tooltip=(
                         "The model that the LoRA will be loaded on, with the LoRAs that will "
-                        "be loaded before it. Not the patched one."
+                        "be loaded before it: the wire that also goes into PURE Patch, not the "
+                        "one that comes out."
                     ),
                 ),
-                eraser_input(),
+                eraser_input(" A list is applied in its order."),
                 strength_input(STRENGTH),
                 edit_input(),
                 io.Combo.Input(

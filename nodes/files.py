@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..pure_core import eraser as core
 from .host import files
-from .types import CATEGORY, Eraser
+from .types import CATEGORY, Eraser, eraser_input
 
 files.register_folder()
 
@@ -21,7 +21,7 @@ class SaveEraser(io.ComfyNode):
                 "prompts and settings it was made with and no model weights."
             ),
             inputs=[
-                Eraser.Input("eraser"),
+                eraser_input(),
                 io.String.Input(
                     "filename_prefix",
                     default="eraser",

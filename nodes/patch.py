@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..pure_core import eraser as core
 from .defaults import STRENGTH
 from .host.patch import patch
-from .types import CATEGORY, Eraser, edit_input, strength_input
+from .types import CATEGORY, edit_input, eraser_input, strength_input
 
 
 class Patch(io.ComfyNode):
@@ -27,7 +27,7 @@ class Patch(io.ComfyNode):
                     "model",
                     tooltip="A model of the architecture that the eraser was fitted on.",
                 ),
-                Eraser.Input("eraser", tooltip="From PURE Fit or PURE Load Eraser."),
+                eraser_input(),
                 strength_input(STRENGTH),
                 edit_input(),
             ],

@@ -184,6 +184,12 @@ def strength_input(default: float) -> io.Float.Input:
     )
 
 
+def eraser_input(more: str = "") -> io.Input:
+    return Eraser.Input(
+        "eraser", tooltip=f"From PURE Fit, PURE Erase Concept or PURE Load Eraser.{more}"
+    )
+
+
 def edit_input() -> io.Combo.Input:
     return io.Combo.Input(
         "edit",

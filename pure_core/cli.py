@@ -57,7 +57,12 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=f"{help} {more}".strip())
 
     inspect = add("inspect", "Show what is in an eraser, an erased checkpoint or a LoRA.")
-    inspect.add_argument("files", nargs="+", metavar="FILE", help="a .safetensors file")
+    inspect.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a .safetensors file; for a diffusers folder, the one in it",
+    )
     inspect.add_argument("--json", action="store_true", help="print JSON, one object a file")
 
     apply = add(
@@ -72,7 +77,11 @@ def parser() -> argparse.ArgumentParser:
         "Write the erasure as a LoRA.",
         "Loaded at strength 1 on SOURCE it gives what 'apply' gives.",
     )
-    for command, what in ((apply, "checkpoint"), (diffusers, "folder"), (lora, "LoRA")):
+    for command, what in (
+        (apply, "checkpoint (.safetensors)"),
+        (diffusers, "folder"),
+        (lora, "LoRA (.safetensors)"),
+    ):
         command.add_argument("source", metavar="SOURCE", help="the model's .safetensors file")
         command.add_argument(
             "erasers", nargs="+", metavar="ERASER", help="eraser files, applied in this order"
@@ -81,10 +90,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--strength",
             type=float,
-            nargs="+",
-            default=[1.0],
+            action="append",
             metavar="S",
-            help="one for all erasers or one for each: 1 as fitted, 0 nothing (default: 1)",
+            help="1 erases as fitted (default), 0 changes nothing, below 0 amplifies; give it once "
+            "for all erasers or once for each",
         )
         command.add_argument(
             "--edit", choices=EDITS, help="what to edit (default: what each eraser's method edits)"
@@ -99,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
     merge = add("merge", "Write several erasers as one.", "It does what they do one after another.")
     merge.add_argument("erasers", nargs="+", metavar="ERASER", help="in this order")
-    _add_output(merge, "the eraser to write")
+    _add_output(merge, "the eraser (.safetensors) to write")
     return top
 
 
@@ -183,11 +192,11 @@ COMMANDS = {
 
 
 def _steps(options: argparse.Namespace) -> list[Step]:
-    strengths = options.strength
+    strengths = options.strength or [1.0]
     if len(strengths) not in (1, len(options.erasers)):
         raise PureError(
-            f"--strength: expected one number or {len(options.erasers)} (one for each eraser), got "
-            f"{len(strengths)}."
+            f"--strength: expected it once, or {len(options.erasers)} times (for each eraser), "
+            f"got it {len(strengths)} times."
         )
     if len(strengths) == 1:
         strengths = strengths * len(options.erasers)

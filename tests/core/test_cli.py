@@ -70,10 +70,13 @@ def test_merge_is_one_after_the_other(source, dog, tmp_path):
 
 def test_one_strength_for_each_eraser(source, dog, tmp_path):
     target = tmp_path / "e.safetensors"
-    done = run("apply", source, dog, dog, "--strength", 1, 0.5, 2, "-o", target)
+    done = run("apply", source, *(3 * [dog]), "--strength", 1, "--strength", 0.5, "-o", target)
     assert done.returncode == 1
-    assert "--strength: expected one number or 2 (one for each eraser), got 3" in done.stderr
-    assert run("apply", source, dog, dog, "-o", target, "--strength", 1, 0.5).returncode == 0
+    assert (
+        "--strength: expected it once, or 3 times (for each eraser), got it 2 times" in done.stderr
+    )
+    options = ("-o", target, "--strength", 1, "--strength", 0.5)
+    assert run("apply", *options, source, dog, dog).returncode == 0
 
 
 def test_a_user_s_mistake_is_one_line_and_no_traceback(source, dog, tmp_path):
