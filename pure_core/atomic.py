@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +17,14 @@ STALE = 24 * 3600
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, overwrite: bool = False) -> Iterator[BinaryIO]:
     """A new file that takes the name `path` when the block ends well, and vanishes otherwise.
 
     It is written under a temporary name in the same folder, flushed to the disk and renamed.
+
+    Raises:
+        FileExistsError: the name is taken by then and `overwrite` is off.
+        OSError: the folder cannot be written to.
     """
     temporary = _temporary(path)
     try:
@@ -28,7 +32,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _rename_to_free(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,10 +52,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _rename_to_free(temporary: Path, path: Path) -> None:
+    """Rename unless the name is taken. A hard link refuses that in one step, a rename does not."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(f"'{path}' exists already") from None
+        temporary.rename(path)
+
+
 def _temporary(path: Path) -> Path:
     """A fresh name beside `path`; what a killed writer of that name left long ago is removed."""
-    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.tmp")
+    for left in path.parent.iterdir():
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE:
+            if ours.fullmatch(left.name) and time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -7,6 +7,7 @@ python -m pure_core apply sd15.safetensors dog.safetensors -o sd15-no-dog.safete
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -119,6 +120,9 @@ def _add_output(command: argparse.ArgumentParser, help: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; the exit status."""
     options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # prompts in any language
     signal.signal(signal.SIGTERM, _interrupt)  # so that a half-written file is removed
     try:
         return COMMANDS[options.command](options)
@@ -246,7 +250,7 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
 
 
 def _as_text(described: dict[str, Any], indent: str = "") -> str:
-    """One line a fact, prompts one a line, erasers indented."""
+    """One line a fact, prompts one a line, erasers indented; a file may hold anything."""
     lines = []
     for name, value in described.items():
         label = f"{indent}{name.replace('_', ' ')}:"
@@ -254,18 +258,23 @@ def _as_text(described: dict[str, Any], indent: str = "") -> str:
             lines.append(label + ("" if value else " none recorded"))
             for number, each in enumerate(value, start=1):
                 lines += [f"{indent}  eraser {number}", _as_text(each, indent + "    ")]
-        elif name in ("forget", "retain"):
+        elif name in ("forget", "retain") and isinstance(value, (list, tuple)):
             lines.append(f"{label} {len(value)} prompts")
-            lines += [f"{indent}  {prompt}" for prompt in value]
+            lines += [f"{indent}  {_printable(prompt)}" for prompt in value]
         elif isinstance(value, dict):
-            lines.append(f"{label} " + ", ".join(f"{key} {each}" for key, each in value.items()))
-        elif name == "ranks":
-            lines.append(f"{label} {value[0]} to {value[1]}")
+            facts = (f"{key} {each}" for key, each in value.items())
+            lines.append(f"{label} {_printable(', '.join(facts))}")
         elif isinstance(value, (list, tuple)):
-            lines.append(f"{label} " + ", ".join(map(str, value)))
+            joint = " to " if name == "ranks" else ", "
+            lines.append(f"{label} {_printable(joint.join(map(str, value)))}")
         else:
-            lines.append(f"{label} {value}")
+            lines.append(f"{label} {_printable(value)}")
     return "\n".join(lines)
+
+
+def _printable(value: object) -> str:
+    """Text without what would steer the terminal."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))
 
 
 def _say_written(path: Path, started: float) -> None:

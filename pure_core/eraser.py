@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import EraserError
+from .sketch import SAME, difference
 
 Edit = Literal["keys and values", "values", "keys"]
 """Which of a cross-attention's projections E multiplies: W_K and W_V, W_V alone, W_K alone."""
@@ -227,6 +228,7 @@ class Eraser:
                 settings=_numbered([mine.settings, theirs.settings]),
                 forget=mine.forget + theirs.forget,
                 retain=mine.retain + theirs.retain,
+                source_sketch=_agreed(mine.source_sketch, theirs.source_sketch),
             ),
         )
 
@@ -249,6 +251,11 @@ def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> Non
                 f"example layer {name} has width {expected.get(name, 'none')} against "
                 f"{actual.get(name, 'none')}."
             )
+
+
+def _agreed(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """The sketch of the model that both were fitted on, or nothing if there were two."""
+    return other if difference(one, other) <= SAME else {}
 
 
 def _numbered(settings: Iterable[dict[str, float | str]]) -> dict[str, float | str]:

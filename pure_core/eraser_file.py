@@ -51,7 +51,7 @@ def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = 
     _require_finite(path, tensors)
     content = save(tensors, metadata=_to_metadata(eraser))
     try:
-        with atomic_file(path) as file:
+        with atomic_file(path, overwrite) as file:
             file.write(content)
     except OSError as error:
         raise EraserFileError(f"'{path}' cannot be written: {error}.") from error

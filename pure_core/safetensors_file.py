@@ -113,7 +113,7 @@ class SafetensorsFile:
             return cls._parsed(path, header, 8 + length, size)
         except OSError as error:
             raise ModelFileError(f"'{path}' cannot be read: {error}.") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ModelFileError(
                 f"Expected a safetensors file, but '{path}' cannot be read as one: {error}. It is "
                 "damaged, incompletely downloaded or of another kind: fetch or save it again."
@@ -121,13 +121,15 @@ class SafetensorsFile:
 
     @classmethod
     def _parsed(cls, path: Path, header: dict[str, Any], start: int, size: int) -> SafetensorsFile:
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}
+        if not all(isinstance(each, str) for item in metadata.items() for each in item):
+            raise ValueError("its metadata holds something other than text")
         entries = {
             name: Entry(name, each["dtype"], tuple(each["shape"]), *each["data_offsets"])
             for name, each in header.items()
         }
         end = 0
-        for entry in sorted(entries.values(), key=lambda entry: entry.start):
+        for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
             count = 1
             for length in entry.shape:
                 count *= length
@@ -142,11 +144,14 @@ class SafetensorsFile:
         """One tensor, in its own type.
 
         Raises:
-            ModelFileError: the tensor has a type that is not plain floating point.
+            ModelFileError: the tensor has a type that is not plain floating point, or the file
+                cannot be read any more.
         """
-        entry = self.entries[name]
-        with self.path.open("rb") as file:
-            return self._tensor(file, entry)
+        try:
+            with self.path.open("rb") as file:
+                return self._tensor(file, self.entries[name])
+        except OSError as error:
+            raise ModelFileError(f"'{self.path}' cannot be read: {error}.") from error
 
     def fingerprint(self) -> str:
         """Hex digest of names, types, shapes and a few bytes of every tensor.
@@ -173,6 +178,8 @@ class SafetensorsFile:
             )
         file.seek(self.data_start + entry.start)
         content = bytearray(file.read(entry.size))
+        if len(content) != entry.size:
+            raise ModelFileError(f"'{self.path}' became shorter while it was read.")
         return torch.frombuffer(content, dtype=dtype).reshape(entry.shape)
 
     def write(
@@ -188,28 +195,23 @@ class SafetensorsFile:
         with an edit keeps its type. Needs no more memory than the largest edited tensor.
 
         Raises:
-            ModelFileError: the target cannot be written, or the source not be read to the end.
+            ModelFileError: an edit gives NaN or infinity, or the source became shorter.
+            OSError: the target exists or cannot be written. Nothing is left of it.
         """
-        by_place = sorted(pieces, key=lambda piece: piece.entry.start)
+        by_place = sorted(pieces, key=lambda piece: (piece.entry.start, piece.entry.end))
         offsets, total = {}, 0
         for piece in by_place:
             offsets[piece.name] = [total, total + piece.entry.size]
             total += piece.entry.size
         header = _header(pieces, offsets, metadata)
-        try:
-            require_space(target.parent, len(header) + total)
-            with self.path.open("rb") as source, atomic_file(target) as out:
-                out.write(header)
-                done = 0
-                for piece in by_place:
-                    for written in self._copy(source, out, piece):
-                        done += written
-                        progress(done, total)
-        except OSError as error:
-            raise ModelFileError(
-                f"'{target}' was not written: {error}. The source is as it was and nothing is "
-                "left of the new file."
-            ) from error
+        require_space(target.parent, len(header) + total)
+        with self.path.open("rb") as source, atomic_file(target) as out:
+            out.write(header)
+            done = 0
+            for piece in by_place:
+                for written in self._copy(source, out, piece):
+                    done += written
+                    progress(done, total)
 
     def _copy(self, source: BinaryIO, out: BinaryIO, piece: Piece) -> Iterable[int]:
         """Write one tensor; after every part, how many bytes it was."""

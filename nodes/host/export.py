@@ -19,8 +19,14 @@ from ...pure_core.export.provenance import export_metadata
 from ...pure_core.safetensors_file import Progress
 from .files import numbered
 from .fingerprint import fingerprint
-from .layers import Layer, cross_attention_layers, display_name, require_plain_weights
-from .patch import require_same_architecture
+from .layers import (
+    Layer,
+    ModelError,
+    cross_attention_layers,
+    display_name,
+    require_plain_weights,
+)
+from .patch import EraserAdapter, require_same_architecture
 
 SUFFIX = ".safetensors"
 CHECKPOINTS, UNETS = "checkpoints", "diffusion_models"
@@ -33,7 +39,7 @@ def source_names() -> list[str]:
     """The .safetensors files in models/checkpoints, and after them those in diffusion_models."""
     unets = (f"{UNETS}/{name}" for name in folder_paths.get_filename_list(UNETS))
     names = [*folder_paths.get_filename_list(CHECKPOINTS), *unets]
-    return [name for name in names if name.endswith(SUFFIX)]
+    return [name for name in names if name.lower().endswith(SUFFIX)]
 
 
 def source(name: str) -> Path:
@@ -43,9 +49,10 @@ def source(name: str) -> Path:
         ModelFileError: there is none.
     """
     folder, inside = CHECKPOINTS, name
-    if name.startswith(f"{UNETS}/"):
-        folder, inside = UNETS, name.removeprefix(f"{UNETS}/")
     path = folder_paths.get_full_path(folder, inside)
+    if path is None and name.startswith(f"{UNETS}/"):
+        folder, inside = UNETS, name.removeprefix(f"{UNETS}/")
+        path = folder_paths.get_full_path(folder, inside)
     if path is None:
         raise ModelFileError(
             f"ckpt_name: expected a file in models/{folder}, found no '{inside}'. Reload the node "
@@ -54,8 +61,10 @@ def source(name: str) -> Path:
     return Path(path)
 
 
-def state_of(name: str) -> str:
-    """Changes when the file does, so that ComfyUI exports again."""
+def state_of(name: str | None) -> str:
+    """Changes when the file does, so that ComfyUI exports again; a linked name is not known yet."""
+    if name is None:
+        return ""
     found = source(name).stat()
     return f"{found.st_size} {found.st_mtime_ns}"
 
@@ -65,13 +74,13 @@ def target(filename_prefix: str, suffix: str) -> Path:
 
     Raises:
         EraserFileError: the prefix is empty or leads out of the output folder.
-        ModelFileError: its folder cannot be made.
+        ModelFileError: the file system does not take the name.
     """
     root = Path(folder_paths.get_output_directory())
     try:
         return numbered(root, "the output folder", filename_prefix, suffix)
-    except OSError as error:
-        raise ModelFileError(f"filename_prefix: the folder cannot be made: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"filename_prefix: the name cannot be used: {error}.") from error
 
 
 def progress() -> Progress:
@@ -90,13 +99,15 @@ def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, ta
     """Write the LoRA that does to this model, patches included, what the erasers do.
 
     Raises:
-        ModelError: erasers of another architecture, or quantised weights.
+        ModelError: erasers of another architecture, a model that is erased already, or quantised
+            weights.
         EraserError, ModelFileError: as `lora_tensors` and `export_lora`.
     """
     layers = cross_attention_layers(model)
     for step in steps:
         require_same_architecture(model, layers, step.eraser)
     require_plain_weights(layers)
+    _require_not_patched(model, layers)
     state = model.model.diffusion_model.state_dict()
     keys = UNetKeys.find({name: tuple(each.shape) for name, each in state.items()}, "the model")
     by_name = {layer.name: layer for layer in layers}
@@ -110,6 +121,17 @@ def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, ta
     tensors = lora_tensors(keys, steps, weight_of, dtype)
     made = export_metadata(steps, display_name(model), fingerprint(model))
     export_lora(target, tensors, made)
+
+
+def _require_not_patched(model: ModelPatcher, layers: list[Layer]) -> None:
+    """Raise ModelError if an eraser is in the model already: the LoRA would do next to nothing."""
+    keys = {layer.key(projection) for layer in layers for projection in ("to_k", "to_v")}
+    patches = (patch[1] for key in keys for patch in model.patches.get(key, ()))
+    if any(isinstance(each, EraserAdapter) for each in patches):
+        raise ModelError(
+            "model: expected the model before it is erased, got one that PURE Patch has erased "
+            "from. Connect the wire that goes into PURE Patch or PURE Erase Concept."
+        )
 
 
 def effective_weight(model: ModelPatcher, layer: Layer, projection: str) -> Tensor:

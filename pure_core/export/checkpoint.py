@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import ModelFileError
 from ..safetensors_file import Piece, Progress, no_progress
 from .provenance import Step, export_metadata
-from .source import Source, require_free
+from .source import Source, writing
 
 
 def export_checkpoint(
@@ -33,10 +33,10 @@ def export_checkpoint(
     target = Path(target)
     if target.suffix != ".safetensors":
         raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
-    require_free(target)
-    opened = Source.open(source, steps, any_source)
-    edits = opened.edits(steps)
-    file = opened.file
-    made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)
-    pieces = [Piece(name, entry, edits.get(name)) for name, entry in file.entries.items()]
-    file.write(target, pieces, {**file.metadata, **made}, progress)
+    with writing(target):
+        opened = Source.open(source, steps, any_source)
+        edits = opened.edits(steps)
+        file = opened.file
+        made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)
+        pieces = [Piece(name, entry, edits.get(name)) for name, entry in file.entries.items()]
+        file.write(target, pieces, {**file.metadata, **made}, progress)

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic import atomic_folder
-from ..errors import ModelFileError
 from ..safetensors_file import Piece, Progress, no_progress
 from .provenance import Step, export_metadata
-from .source import Source, require_free
+from .source import Source, writing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = "config.json"
@@ -32,26 +31,17 @@ def export_diffusers(
         As `export_checkpoint` does; ModelFileError also for a U-Net that diffusers cannot build.
     """
     target = Path(target)
-    require_free(target)
-    opened = Source.open(source, steps, any_source)
-    file, keys = opened.file, opened.keys
-    edits = opened.edits(steps)
-    pieces = [
-        Piece(keys.diffusers_name(name), entry, edits.get(entry.name))
-        for entry in file.entries.values()
-        if (name := entry.name.removeprefix(keys.prefix)) in keys.shapes
-        and entry.name.startswith(keys.prefix)
-    ]
-    metadata = {"format": "pt"} | export_metadata(
-        steps, file.path.name, file.fingerprint(), file.metadata
-    )
-    try:
+    with writing(target):
+        opened = Source.open(source, steps, any_source)
+        file, keys = opened.file, opened.keys
+        edits = opened.edits(steps)
+        pieces = [
+            Piece(keys.diffusers_name(inside), file.entries[name], edits.get(name))
+            for inside in keys.shapes
+            if (name := keys.prefix + inside)
+        ]
+        config = json.dumps(keys.diffusers_config(), indent=2)
+        made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)
         with atomic_folder(target) as folder:
-            config = json.dumps(keys.diffusers_config(), indent=2)
             (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
-            file.write(folder / WEIGHTS, pieces, metadata, progress)
-    except OSError as error:
-        raise ModelFileError(
-            f"'{target}' was not written: {error}. The source is as it was and nothing is left of "
-            "the new folder."
-        ) from error
+            file.write(folder / WEIGHTS, pieces, {"format": "pt", **made}, progress)

@@ -15,10 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import atomic_file
-from ..eraser import LayerEraser
+from ..eraser import LayerEraser, require_same_widths
 from ..errors import EraserError, ModelFileError
 from .provenance import Step
-from .source import require_free
+from .source import writing
 from .unet import UNetKeys
 
 LORA_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -43,6 +43,8 @@ def lora_tensors(
         EraserError: no erasers or nothing to change, an eraser of another architecture, or
             numbers that `dtype` cannot hold.
     """
+    for step in steps:
+        require_same_widths(step.eraser.widths, keys.widths())
     products = {
         (layer, projection): product
         for layer in keys.layers
@@ -60,7 +62,7 @@ def lora_tensors(
         name = f"lora_unet_{module.replace('.', '_')}"
         tensors[f"{name}.lora_up.weight"] = _rounded(up * (product.rank / alpha), dtype, name)
         tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
-        tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=dtype)
+        tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
     return tensors
 
 
@@ -76,13 +78,8 @@ def export_lora(
     target = Path(target)
     if target.suffix != ".safetensors":
         raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
-    require_free(target)
-    content = save(dict(tensors), metadata=dict(metadata))
-    try:
-        with atomic_file(target) as file:
-            file.write(content)
-    except OSError as error:
-        raise ModelFileError(f"'{target}' was not written: {error}.") from error
+    with writing(target), atomic_file(target) as file:
+        file.write(save(dict(tensors), metadata=dict(metadata)))
 
 
 def _product(steps: Sequence[Step], layer: str, projection: str) -> LayerEraser | None:
@@ -112,5 +109,8 @@ def _factors(eraser: LayerEraser, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _rounded(factor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     rounded = factor.to(dtype).contiguous()
     if not bool(torch.isfinite(rounded).all()):
-        raise EraserError(f"{name} has numbers that {dtype} cannot hold: choose float32.")
+        raise EraserError(
+            f"{name} has numbers that {dtype} cannot hold. Lower the strength, or choose float32 "
+            "if it is not chosen."
+        )
     return rounded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -32,6 +33,15 @@ class Step:
     def __post_init__(self) -> None:
         if self.edit is not None and self.edit not in PROJECTIONS:
             raise EraserError(f"edit: expected one of {', '.join(PROJECTIONS)}, got '{self.edit}'.")
+
+        if not math.isfinite(self.strength):
+            raise EraserError(f"strength: expected a number, got {self.strength}.")
+
+    @property
+    def concept(self) -> str:
+        """What it erases, for messages."""
+        forget = self.eraser.provenance.forget
+        return f"'{forget[0]}'" if forget else "an unnamed concept"
 
     @property
     def edited(self) -> Edit:
@@ -69,7 +79,7 @@ def export_metadata(
         "created": datetime.now(timezone.utc).date().isoformat(),
         "plugin_version": __version__,
     }
-    return {KEY: json.dumps(record, ensure_ascii=False)}
+    return {KEY: json.dumps(record)}
 
 
 def read_record(metadata: Mapping[str, str]) -> dict[str, Any] | None:
@@ -82,11 +92,12 @@ def read_record(metadata: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(metadata[KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"The metadata entry '{KEY}' is not JSON: {error}.") from error
-    if not isinstance(record, dict) or not isinstance(record.get("erasers"), list):
+    erasers = record.get("erasers") if isinstance(record, dict) else None
+    if not isinstance(erasers, list) or not all(isinstance(each, dict) for each in erasers):
         raise ModelFileError(f"The metadata entry '{KEY}' is not of the expected form.")
-    return record
+    return dict(record)
 
 
 def read_history(metadata: Mapping[str, str]) -> list[dict[str, Any]]:

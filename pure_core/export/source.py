@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..eraser import LayerEraser, require_same_widths
-from ..errors import EraserError, ModelFileError
+from ..errors import EraserError, ModelFileError, PureError
 from ..safetensors_file import SafetensorsFile
 from ..sketch import SAME, difference, sketch
 from .provenance import Step
@@ -57,20 +58,27 @@ class Source:
             require_same_widths(step.eraser.widths, self.keys.widths())
         except EraserError as error:
             raise EraserError(
-                f"The eraser of '{step.eraser.provenance.forget[0]}' was fitted on another "
+                f"The eraser of {step.concept} was fitted on another "
                 f"architecture than '{self.file.path.name}'. {error}"
             ) from error
 
     def _require_same_model(self, step: Step) -> None:
         made = step.eraser.provenance
+        name = f"the eraser of {step.concept}"
+        if made.source_sketch.keys() != step.eraser.layers.keys():
+            raise ModelFileError(
+                f"It cannot be told whether '{self.file.path.name}' is the model {name} was fitted "
+                "on: the eraser comes from several models or does not say. If it is meant for "
+                "this file, allow any source (any_source)."
+            )
         here = {layer: sketch(self.weight(layer, "to_v")) for layer in made.source_sketch}
         apart = difference(made.source_sketch, here)
-        if apart > SAME:
+        if not apart <= SAME:  # NaN is not
             raise ModelFileError(
-                f"'{self.file.path.name}' is not the model the eraser of '{made.forget[0]}' was "
-                f"fitted on ({made.source_name}), or it has changed since: the weights differ by "
-                f"{apart:.1%}. Fit the eraser on this file; or allow another source "
-                "(any_source), if it is a fine-tune that the eraser is meant for."
+                f"'{self.file.path.name}' is not the model {name} was fitted on "
+                f"({made.source_name}), or it has changed since: the weights differ by "
+                f"{apart:.1%}. Fit the eraser on this file, loaded in its own precision; or allow "
+                "any source (any_source), if it is a fine-tune that the eraser is meant for."
             )
 
     def weight(self, layer: str, projection: str) -> Tensor:
@@ -98,7 +106,24 @@ def _edit(weight: Tensor, chain: Sequence[tuple[LayerEraser, float]]) -> Tensor:
     return wide
 
 
-def require_free(target: Path) -> None:
-    """Raise ModelFileError if something of that name exists already."""
-    if target.exists():
-        raise ModelFileError(f"'{target}' exists already: choose another name.")
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """For a block that makes `target`: refuse a taken name, and say what could not be written.
+
+    Raises:
+        ModelFileError: for every OSError, naming the target.
+    """
+    try:
+        if os.path.lexists(target):
+            raise FileExistsError
+        yield
+    except PureError:
+        raise
+    except FileExistsError as error:
+        raise ModelFileError(f"'{target}' exists already: choose another name.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(
+            f"'{target}' was not written: {reason}. The source is as it was and nothing is left "
+            "of the new file."
+        ) from error

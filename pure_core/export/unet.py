@@ -17,7 +17,7 @@ from ..errors import ModelFileError
 
 _ATTENTION = re.compile(
     r"(?P<prefix>.*?)(?P<layer>(?:(?:input_blocks|middle_block|output_blocks)\.|"
-    r"(?:down_blocks|mid_block|up_blocks)\.).*\.attn2)\.to_v\.weight"
+    r"(?:down_blocks|mid_block|up_blocks)\.).*\.attn[12])\.to_v\.weight"
 )
 
 CHECKPOINT_PREFIX = "model.diffusion_model."
@@ -25,8 +25,6 @@ CHECKPOINT_PREFIX = "model.diffusion_model."
 _WHOLE = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
-    "label_emb.0.0": "add_embedding.linear_1",
-    "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
@@ -39,6 +37,10 @@ _RESNET = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+_BLOCK = re.compile(
+    r"(?:(?:down_blocks|up_blocks)\.\d+\.(?:resnets|attentions|downsamplers|upsamplers)|"
+    r"mid_block\.(?:resnets|attentions))\."
+)
 _RESAMPLE = {"op": "conv", "conv": "conv"}
 
 TIME_IDS = 6
@@ -46,6 +48,12 @@ TIME_IDS = 6
 
 TIME_ID_WIDTH = 256
 HEAD_WIDTH = 64
+XL_WIDTH = 1280
+"""Text of this width or more is SDXL's, base or refiner."""
+
+SIZE, XL_SIZE = 64, 128
+"""Latent cells of the usual picture; pipelines take their default from it."""
+
 CLIP_L_WIDTH = 768
 CLIP_L_HEADS = 8
 """Models that read CLIP-L alone (SD 1.x) have eight heads; all others heads of 64 channels."""
@@ -69,15 +77,18 @@ class UNetKeys:
             ModelFileError: no tensor of a cross-attention layer.
         """
         found = {match["prefix"] for key in shapes if (match := _ATTENTION.fullmatch(key))}
-        if not found:
+        prefix = (
+            CHECKPOINT_PREFIX if CHECKPOINT_PREFIX in found else min(found, key=len, default="")
+        )
+        inside = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
+        keys = cls(prefix, inside)
+        if not found or not keys.layers:
             raise ModelFileError(
                 f"Expected a U-Net with cross-attention keys and values in '{where}', found none "
                 f"among its {len(shapes)} tensors{_example(shapes)}. Stable Diffusion 1.x, 2.x "
                 "and SDXL models have them; Flux, SD3, LoRAs and VAEs do not."
             )
-        prefix = CHECKPOINT_PREFIX if CHECKPOINT_PREFIX in found else min(found, key=len)
-        inside = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
-        return cls(prefix, inside)
+        return keys
 
     @cached_property
     def blocks(self) -> dict[str, str]:
@@ -130,11 +141,22 @@ class UNetKeys:
     def layers(self) -> dict[str, str]:
         """Cross-attention layer, named as ComfyUI's modules are -> its name in this file."""
         matches = (_ATTENTION.fullmatch(key) for key in self.shapes)
-        here = dict.fromkeys(match["layer"] for match in matches if match)
+        here = [m["layer"] for m in matches if m and self._reads_text(m["layer"])]
         if not self.is_diffusers:
             return {name: name for name in here}
         original = {theirs: ours for ours, theirs in self._blocks_of_diffusers()}
-        return {f"{original[block]}.{rest}": f"{block}.{rest}" for block, rest in map(_split, here)}
+        layers = {}
+        for name in here:
+            block, rest = _split(name)
+            if block not in original:
+                raise _unknown_block(name)
+            layers[f"{original[block]}.{rest}"] = name
+        return layers
+
+    def _reads_text(self, layer: str) -> bool:
+        """As ComfyUI's modules are judged: the second attention of a block, or of wider text."""
+        keys, queries = (self.shapes.get(f"{layer}.{each}.weight") for each in ("to_k", "to_q"))
+        return layer.endswith("attn2") or bool(keys and queries and keys[1] != queries[1])
 
     def _blocks_of_diffusers(self) -> Iterable[tuple[str, str]]:
         """Attention blocks: original name, diffusers name, counted from diffusers' names."""
@@ -171,6 +193,8 @@ class UNetKeys:
         if self.is_diffusers:
             return self.layers[layer]
         block, rest = _split(layer)
+        if block not in self.blocks:
+            raise _unknown_block(layer)
         return f"{self.blocks[block]}.{rest}"
 
     def diffusers_name(self, key: str) -> str:
@@ -179,11 +203,11 @@ class UNetKeys:
         Raises:
             ModelFileError: a tensor that diffusers' U-Net has no place for.
         """
-        if self.is_diffusers:
-            return key
         stem, _, kind = key.rpartition(".")
-        if stem in _WHOLE:
-            return f"{_WHOLE[stem]}.{kind}"
+        if self.is_diffusers and (stem in self._whole.values() or _BLOCK.match(key)):
+            return key
+        if stem in self._whole:
+            return f"{self._whole[stem]}.{kind}"
         for block, theirs in self.blocks.items():
             if key.startswith(f"{block}."):
                 inner = stem.removeprefix(f"{block}.")
@@ -193,18 +217,47 @@ class UNetKeys:
             "be written in that form. Export a checkpoint instead."
         )
 
+    @cached_property
+    def _whole(self) -> dict[str, str]:
+        """Modules outside the blocks: original name -> diffusers name."""
+        labels = "add_embedding" if self._is_xl else "class_embedding"
+        return {
+            **_WHOLE,
+            "label_emb.0.0": f"{labels}.linear_1",
+            "label_emb.0.2": f"{labels}.linear_2",
+        }
+
+    @property
+    def _context_width(self) -> int:
+        """Channels of the text."""
+        return next(
+            shape[1] for key, shape in self.shapes.items() if key.endswith("attn2.to_k.weight")
+        )
+
+    @property
+    def _is_xl(self) -> bool:
+        """Whether picture size and pooled text come in beside the text, as in SDXL."""
+        return self._context_width >= XL_WIDTH
+
     def diffusers_config(self) -> dict[str, Any]:
         """The `config.json` with which diffusers builds this U-Net.
 
         The same facts that ComfyUI's own detection reads from the tensors, in diffusers' words;
         the number of heads follows ComfyUI's rule, for no tensor tells it.
+
+        Raises:
+            ModelFileError: a U-Net that diffusers builds in another way than it is.
         """
+        if any(layer.endswith("attn1") for layer in self.layers):
+            raise ModelFileError(
+                "The first attention of this U-Net's blocks reads text too, which its diffusers "
+                "config cannot say for single levels. Export a checkpoint instead."
+            )
         names = {self.diffusers_name(key): shape for key, shape in self.shapes.items()}
+        if missing := {f"{each}.weight" for each in ("conv_in", "conv_out")} - names.keys():
+            raise ModelFileError(f"The U-Net is not whole: it has no {min(missing)}.")
         levels = 1 + max(int(key.split(".")[1]) for key in names if key.startswith("down_blocks."))
         channels = [names[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)]
-        context = next(
-            shape[1] for key, shape in names.items() if key.endswith("attn2.to_k.weight")
-        )
         depths = [_depths(names, f"down_blocks.{i}") for i in range(levels)]
         up = [_depths(names, f"up_blocks.{i}") for i in range(levels)]
         linear = any(key.endswith("proj_in.weight") and len(s) == 2 for key, s in names.items())
@@ -213,7 +266,7 @@ class UNetKeys:
             "_diffusers_version": "0.30.0",
             "in_channels": names["conv_in.weight"][1],
             "out_channels": names["conv_out.weight"][0],
-            "sample_size": 64,
+            "sample_size": XL_SIZE if self._is_xl else SIZE,
             "block_out_channels": channels,
             "layers_per_block": [
                 len(_numbers(names, f"down_blocks.{i}.resnets")) for i in range(levels)
@@ -223,13 +276,17 @@ class UNetKeys:
             ],
             "up_block_types": ["CrossAttnUpBlock2D" if any(depth) else "UpBlock2D" for depth in up],
             "mid_block_type": self._mid_block_type(names),
-            "cross_attention_dim": context,
+            "cross_attention_dim": self._context_width,
             "attention_head_dim": (
                 CLIP_L_HEADS
-                if context == CLIP_L_WIDTH
+                if self._context_width == CLIP_L_WIDTH
                 else [each // HEAD_WIDTH for each in channels]
             ),
-            "transformer_layers_per_block": [_depth(depth) for depth in depths],
+            "transformer_layers_per_block": [
+                *(_depth(depth) for depth in depths[:-1]),
+                # the last entry is also the middle block's
+                _depth(depths[-1] if any(depths[-1]) else _depths(names, "mid_block")),
+            ],
             "use_linear_projection": linear,
         }
         if [depth[: len(depth) - 1] for depth in reversed(up)] != depths:
@@ -239,6 +296,13 @@ class UNetKeys:
                 "addition_embed_type": "text_time",
                 "addition_time_embed_dim": TIME_ID_WIDTH,
                 "projection_class_embeddings_input_dim": names["add_embedding.linear_1.weight"][1],
+            }
+        if "class_embedding.linear_1.weight" in names:
+            config |= {
+                "class_embed_type": "projection",
+                "projection_class_embeddings_input_dim": names["class_embedding.linear_1.weight"][
+                    1
+                ],
             }
         return config
 
@@ -266,7 +330,7 @@ def _depths(names: Mapping[str, tuple[int, ...]], block: str) -> list[int]:
     """Transformer blocks behind each residual block of a diffusers block."""
     return [
         len(_numbers(names, f"{block}.attentions.{i}.transformer_blocks"))
-        for i in _numbers(names, f"{block}.resnets")
+        for i in _numbers(names, f"{block}.{'attentions' if block == 'mid_block' else 'resnets'}")
     ]
 
 
@@ -274,8 +338,15 @@ def _depth(depths: list[int]) -> int | list[int]:
     """One number where all are the same; 1 where there are none, which diffusers ignores."""
     if len(set(depths)) > 1:
         return depths
-    return depths[0] or 1
+    return max(depths, default=1) or 1
 
 
 def _example(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return f", such as '{min(shapes)}'" if shapes else ""
+
+
+def _unknown_block(layer: str) -> ModelFileError:
+    return ModelFileError(
+        f"'{layer}' lies in a block that Stable Diffusion's U-Nets do not have. Video and other "
+        "models that add blocks cannot be exported: patch them in the graph instead."
+    )

@@ -35,6 +35,8 @@ STOCK_ERRORS = (
     r"TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange",
     # It asks ComfyUI's registry about the nodes of every workflow, and the server forbids it.
     r"https://api\.comfy\.org/.*Content Security Policy",
+    # It asks for the size of the models that its own first workflow misses.
+    r"https://huggingface\.co/.*Content Security Policy",
 )
 """What the consoles of the pinned ComfyUI versions show without any plugin."""
 

@@ -8,12 +8,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from comfyui_pure.pure_core.cli import describe
 from PIL import Image
 
 from dev.console import ROOT
@@ -21,7 +23,31 @@ from dev.server import ComfyServer
 from tests.comfy.editor import Editor, opened
 from tests.world.judge import read
 
+
+class Example(NamedTuple):
+    """What a run of an example shows beside before and after, and what it writes."""
+
+    report: bool = False
+    """Whether it shows the picture of what was removed and kept."""
+
+    summary: bool = False
+    """Whether it shows the same in words."""
+
+    writes: str = ""
+    """Pattern of the file that it writes, below the server's folder."""
+
+
+EXAMPLES = {
+    "apply_a_shared_eraser": Example(),
+    "erase_a_concept": Example(report=True, summary=True),
+    "erase_a_concept_one_node": Example(report=True),
+    "export_an_erased_checkpoint": Example(writes="output/checkpoints/erased_*_.safetensors"),
+    "share_an_eraser": Example(report=True, writes="models/erasers/Zephyra_*_.safetensors"),
+}
 FILES = sorted((ROOT / "example_workflows").glob("*.json"))
+SHARED = "Zephyra_00001_.safetensors"
+"""The eraser that one example writes and another reads."""
+
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 NODES = (
     "PURE_EraseConcept",
@@ -31,9 +57,15 @@ NODES = (
     "PURE_Patch",
     "PURE_SaveEraser",
     "PURE_LoadEraser",
+    "PURE_SaveCheckpoint",
+    "PURE_SaveLoRA",
+    "PURE_SaveDiffusers",
 )
-CHOSEN = {"concept", "neighbours", "kind", "filename_prefix"}
+CHOSEN = {"concept", "neighbours", "kind", "filename_prefix", "ckpt_name", "eraser_name"}
 """Widgets of our nodes that an example sets; all others keep their defaults."""
+
+REPORT = "What was removed and kept"
+"""Title of the report's preview."""
 
 BYPASSED = 4
 VALUE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -51,8 +83,42 @@ def chromium() -> str:
     return path
 
 
+@pytest.fixture(scope="module")
+def shared_eraser(comfy_server: ComfyServer, checkpoint: Path) -> Iterator[Path]:
+    """The eraser of one example where another looks for it, for as long as these tests run."""
+    prompt = expected_prompt(example("share_an_eraser"), comfy_server.get("/object_info"))
+    (saving,) = (key for key, node in prompt.items() if node["class_type"] == "PURE_SaveEraser")
+    needed = upstream(prompt, saving)
+    for node in needed.values():
+        if node["class_type"] == "PURE_EraseConcept":
+            node["inputs"]["latents"] = 1
+    eraser = comfy_server.base / "models" / "erasers" / SHARED
+    with put_aside(eraser):
+        run = comfy_server.run(needed)
+        assert run.error is None, run.error
+        Path(run.outputs[saving]["text"][0]).rename(eraser)
+        comfy_server.free()  # the example is to write its own when it is run
+        yield eraser
+        eraser.unlink()
+
+
+@contextmanager
+def put_aside(path: Path) -> Iterator[None]:
+    """Give a person's own file another name meanwhile."""
+    aside = path.with_name(f"{path.name}.aside")
+    assert not aside.exists(), f"left by a run that was killed, name it {path.name} again: {aside}"
+    there = path.exists()
+    if there:
+        path.rename(aside)
+    try:
+        yield
+    finally:
+        if there:
+            aside.rename(path)
+
+
 @pytest.fixture(scope="module")  # an open playwright keeps others from running an event loop
-def editor(chromium: str, comfy_server: ComfyServer) -> Iterator[Editor]:
+def editor(chromium: str, comfy_server: ComfyServer, shared_eraser: Path) -> Iterator[Editor]:
     """The editor in a browser, opened once."""
     with opened(comfy_server.address, chromium, NODES[0]) as editor:
         yield editor
@@ -72,6 +138,10 @@ def definitions(comfy_server: ComfyServer) -> dict[str, Any]:
 
 def load(file: Path) -> Workflow:
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def example(name: str) -> Workflow:
+    return load(ROOT / "example_workflows" / f"{name}.json")
 
 
 def input_names(definition: dict[str, Any]) -> list[str]:
@@ -124,6 +194,15 @@ def expected_prompt(workflow: Workflow, definitions: dict[str, Any]) -> dict[str
     return prompt
 
 
+def upstream(prompt: dict[str, Any], node: str) -> dict[str, Any]:
+    """The part of a prompt that a node needs, the node included."""
+    needed = {node: prompt[node]}
+    for value in prompt[node]["inputs"].values():
+        if isinstance(value, list):
+            needed |= upstream(prompt, value[0])
+    return needed
+
+
 def essence(workflow: Workflow) -> dict[Any, Any]:
     """What makes two saved workflows the same to a person."""
     keys = ("type", "title", "pos", "size", "mode", "flags", "widgets_values", "color")
@@ -136,7 +215,7 @@ def essence(workflow: Workflow) -> dict[Any, Any]:
 
 
 def test_the_examples_are_there() -> None:
-    assert [file.stem for file in FILES] == ["erase_a_concept", "erase_a_concept_one_node"]
+    assert [file.stem for file in FILES] == sorted(EXAMPLES)
 
 
 def test_the_server_offers_the_examples(comfy_server: ComfyServer, module: str) -> None:
@@ -165,11 +244,23 @@ def test_the_server_has_no_node_without_help(definitions: dict[str, Any]) -> Non
     assert ours == sorted(NODES) == [file.stem for file in HELP]
 
 
+def test_one_example_writes_the_eraser_that_another_reads(definitions: dict[str, Any]) -> None:
+    def value(name: str, node_type: str) -> Any:
+        (node,) = (node for node in example(name)["nodes"] if node["type"] == node_type)
+        (value,) = values(node, definitions[node_type]).values()
+        return value
+
+    assert f"{value('share_an_eraser', 'PURE_SaveEraser')}_00001_.safetensors" == SHARED
+    assert value("apply_a_shared_eraser", "PURE_LoadEraser") == SHARED
+
+
 @each_example
-def test_an_example_keeps_the_defaults(file: Path, definitions: dict[str, Any]) -> None:
+def test_an_example_keeps_the_defaults(
+    comfy_server: ComfyServer, shared_eraser: Path, file: Path
+) -> None:
     for node in load(file)["nodes"]:
         if node["type"] in NODES:
-            definition = definitions[node["type"]]
+            definition = comfy_server.node(node["type"])
             linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
             for name, value in values(node, definition).items():
                 kind, extra = options(definition, name)
@@ -246,11 +337,25 @@ def inside(one: list[float], other: list[float]) -> bool:
     )
 
 
+class Ran(NamedTuple):
+    """What came of a run of an example."""
+
+    example: Example
+    pictures: dict[str, np.ndarray]
+    """Title of each preview -> (b, height, width, 3) uint8."""
+
+    texts: list[str]
+    """What is shown in words."""
+
+    files: list[Path]
+    """What was written."""
+
+
 @pytest.fixture(scope="module", params=FILES, ids=lambda file: file.stem)
-def pictures(
+def ran(
     request: pytest.FixtureRequest, editor: Editor, comfy_server: ComfyServer, checkpoint: Path
-) -> dict[str, np.ndarray]:
-    """What an example shows after Run: title of each preview -> (b, height, width, 3) uint8."""
+) -> Iterator[Ran]:
+    """An example after Run; what it has written is removed in the end."""
     workflow = load(request.param)
     editor.open(workflow)
     for node in workflow["nodes"]:
@@ -259,23 +364,36 @@ def pictures(
         if node["type"] == "KSampler":
             editor.set_widget(node["id"], "steps", 10)
     outputs = finished(editor, comfy_server, editor.queue())
-    previews = {n["title"]: n["id"] for n in computed(workflow) if n["type"] == "PreviewImage"}
-    for node in previews.values():
-        editor.wait_for_pictures(node)
-    editor.screenshot(comfy_server.base / "screenshots" / f"{request.param.stem}-run.png")
-    assert editor.errors == []
-    for node in workflow["nodes"]:
-        if node["type"] == "PreviewAny":
-            assert "forget energy removed" in outputs[str(node["id"])]["text"][0]
-    return {
-        title: fetch(comfy_server, outputs[str(node)]["images"]) for title, node in previews.items()
-    }
+
+    def texts(node_type: str) -> list[str]:
+        shown = (node for node in computed(workflow) if node["type"].startswith(node_type))
+        return [outputs[str(node["id"])]["text"][0] for node in shown]
+
+    files = [Path(path) for path in texts("PURE_Save")]
+    try:
+        previews = {n["title"]: n["id"] for n in computed(workflow) if n["type"] == "PreviewImage"}
+        for node in previews.values():
+            editor.wait_for_pictures(node)
+        editor.screenshot(comfy_server.base / "screenshots" / f"{request.param.stem}-run.png")
+        assert editor.errors == []
+        pictures = {
+            title: fetch(comfy_server, outputs[str(node)]["images"])
+            for title, node in previews.items()
+        }
+        yield Ran(EXAMPLES[request.param.stem], pictures, texts("PreviewAny"), files)
+    finally:
+        for file in files:
+            file.unlink()
 
 
-def test_running_an_example_shows_pictures_and_report(pictures: dict[str, np.ndarray]) -> None:
-    report = pictures["What was removed and kept"]
-    assert report.shape[0] == 1 and report.shape[2] > 500 and report.std() > 10
-    before, after = batches(pictures, "before"), batches(pictures, "after")
+def test_running_an_example_shows_pictures_and_report(ran: Ran) -> None:
+    reports = [picture for title, picture in ran.pictures.items() if title == REPORT]
+    assert len(reports) == ran.example.report
+    for report in reports:
+        assert report.shape[0] == 1 and report.shape[2] > 500 and report.std() > 10
+    summaries = [text for text in ran.texts if "forget energy removed" in text]
+    assert len(summaries) == ran.example.summary
+    before, after = batches(ran.pictures, "before"), batches(ran.pictures, "after")
     assert len(before) == len(after) > 0
     for one, other in zip(before, after, strict=True):
         assert one.shape == other.shape == (4, 64, 64, 3)
@@ -283,13 +401,21 @@ def test_running_an_example_shows_pictures_and_report(pictures: dict[str, np.nda
         assert len(np.unique(one.reshape(4, -1), axis=0)) == 4
 
 
-def test_an_example_erases_its_concept_and_keeps_the_neighbour(
-    pictures: dict[str, np.ndarray],
-) -> None:
-    concept, *neighbour = batches(pictures, "before")
+def test_an_example_writes_its_file_and_shows_the_path(ran: Ran, comfy_server: ComfyServer) -> None:
+    assert len(ran.files) == bool(ran.example.writes)
+    for file in ran.files:
+        assert file.relative_to(comfy_server.base.resolve()).match(ran.example.writes)
+        assert ran.texts == [str(file)]
+        described = describe(file)
+        (eraser,) = described.get("erasers", [described])
+        assert all("Zephyra" in prompt for prompt in eraser["forget"])
+
+
+def test_an_example_erases_its_concept_and_keeps_the_neighbour(ran: Ran) -> None:
+    concept, *neighbour = batches(ran.pictures, "before")
     assert how_many(concept, "Zephyra") >= 3
     assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
-    concept, *neighbour = batches(pictures, "after")
+    concept, *neighbour = batches(ran.pictures, "after")
     assert how_many(concept, "Zephyra") <= 1
     assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
 

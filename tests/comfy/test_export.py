@@ -284,6 +284,9 @@ def test_bad_requests_name_the_input_and_write_nothing(source: Source) -> None:
     with pytest.raises(PureError, match="ckpt_name: expected a file in models/checkpoints"):
         save_checkpoint(source, ckpt_name=["../../secret.safetensors"])
     few = Eraser(dict(list(source.eraser.layers.items())[:3]), source.eraser.provenance)
+    erased = patch(source.loaded.model, source.eraser, 1.0, AS_FITTED)
+    with pytest.raises(PureError, match="Connect the wire that goes into PURE Patch"):
+        save_lora(erased, source.eraser)
     for save in (
         lambda: save_checkpoint(source, [few]),
         lambda: save_lora(source.loaded.model, few),

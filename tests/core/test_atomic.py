@@ -32,10 +32,24 @@ def test_after_an_error_nothing_is_left(tmp_path: Path, make):
 
 @pytest.mark.parametrize("age", [0, STALE + 60])
 def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path: Path, age: int):
-    left = tmp_path / ".new [1].abc.tmp"
+    left = tmp_path / f".new [1].{32 * 'a'}.tmp"
     left.write_text("half")
+    foreign = tmp_path / ".new [1].backup.tmp"
+    foreign.write_text("somebody's")
+    os.utime(foreign, (0, 0))
     os.utime(left, (time.time() - age,) * 2)
     with atomic_folder(tmp_path / "new [1]") as folder:
         (folder / "inside").write_text("whole")
-    assert left.exists() == (age == 0)
+    assert left.exists() == (age == 0) and foreign.exists()
     assert (tmp_path / "new [1]" / "inside").read_text() == "whole"
+
+
+def test_a_name_that_is_taken_meanwhile_stays_taken(tmp_path: Path):
+    target = tmp_path / "new"
+    with pytest.raises(FileExistsError), atomic_file(target) as file:
+        file.write(b"ours")
+        target.write_text("precious")
+    assert target.read_text() == "precious" and list(tmp_path.iterdir()) == [target]
+    with atomic_file(target, overwrite=True) as file:
+        file.write(b"asked for")
+    assert target.read_text() == "asked for"

@@ -207,3 +207,52 @@ def test_bad_requests_are_named(source, eraser, tmp_path):
     with pytest.raises(EraserError, match="there is no LoRA"):
         lora_tensors(opened.keys, [Step(eraser, 0.0)], opened.weight)
     assert not target.exists() and isinstance(EraserError(), PureError)
+
+
+def test_a_file_that_appears_meanwhile_is_kept(source, eraser, tmp_path):
+    target = tmp_path / "erased.safetensors"
+
+    def somebody_else(done: int, total: int) -> None:
+        target.write_text("precious")
+
+    with pytest.raises(ModelFileError, match="exists already: choose another name"):
+        export_checkpoint(source, target, [Step(eraser)], progress=somebody_else)
+    assert target.read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_erasers_of_two_models_say_no_more_which_file_is_theirs(source, eraser, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({name: each * 1.1 for name, each in load_file(source).items()}, other)
+    both = eraser.compose(make_eraser(other, 1))
+    with pytest.raises(ModelFileError, match="comes from several models or does not say"):
+        export_checkpoint(other, tmp_path / "erased.safetensors", [Step(both)])
+    export_checkpoint(other, tmp_path / "erased.safetensors", [Step(both)], any_source=True)
+
+
+def test_nan_is_not_the_same_model(source, eraser, tmp_path):
+    tensors = load_file(source)
+    name = next(name for name in tensors if name.endswith("attn2.to_v.weight"))
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, source)
+    with pytest.raises(ModelFileError, match="is not the model"):
+        export_checkpoint(source, tmp_path / "erased.safetensors", [Step(eraser, 1.0, "keys")])
+
+
+def test_a_lora_leaves_no_layer_out(source, eraser):
+    few = Eraser(dict(list(eraser.layers.items())[:2]), eraser.provenance)
+    opened = Source.open(source, [Step(eraser)])
+    with pytest.raises(EraserError, match="Different architectures"):
+        lora_tensors(opened.keys, [Step(few)], opened.weight)
+
+
+@pytest.mark.parametrize("key", ["encoder_hid_proj.weight", "time_embedding.cond_proj.weight"])
+def test_a_unet_that_the_config_could_not_say_is_refused(source, eraser, tmp_path, key):
+    save_file({**load_file(source), key: torch.zeros(4, 4)}, source)
+    with pytest.raises(ModelFileError, match="has no place in diffusers' UNet2DConditionModel"):
+        export_diffusers(source, tmp_path / "erased", [Step(eraser)])
+    motion = "down_blocks.0.motion_modules.0.transformer_blocks.0.attn2"
+    more = {f"{motion}.{each}.weight": torch.zeros(64, 24) for each in ("to_k", "to_v")}
+    save_file({**load_file(source), **more}, source)
+    with pytest.raises(ModelFileError, match="Video and other models"):
+        export_checkpoint(source, tmp_path / "erased.safetensors", [Step(eraser)])

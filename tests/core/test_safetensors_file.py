@@ -77,7 +77,7 @@ def test_progress_ends_at_the_total_and_may_stop_the_writing(file, tmp_path):
     def stop(done: int, total: int) -> None:
         raise InterruptedError("enough")
 
-    with pytest.raises(ModelFileError, match="was not written: enough"):
+    with pytest.raises(InterruptedError):
         file.write(tmp_path / "b.safetensors", pieces, {}, stop)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.safetensors",
