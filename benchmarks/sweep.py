@@ -44,9 +44,8 @@ GRID: tuple[tuple[str, dict[str, float]], ...] = (
     ),
     *(
         ("ridge", {"keep": keep, "damping": damping, "overshoot": overshoot})
-        for overshoot in (1.0, 1.4)
-        for keep in (1.0, 3.0, 10.0)
-        for damping in (0.01, 0.03)
+        for keep, damping in ((1.0, 0.03), (1.0, 0.1), (1.0, 0.3), (10.0, 0.1), (10.0, 0.3))
+        for overshoot in (1.0, 1.4, 1.6, 1.8)
     ),
 )
 

@@ -42,13 +42,13 @@ class Fitting(NamedTuple):
     retain_energy: float = 0.3
     """PURE: share of the retain activations' energy that is protected, in (0, 1]."""
 
-    keep: float = 1.0
+    keep: float = 10.0
     """Ridge: lambda, weight of keeping the neighbours."""
 
-    damping: float = 0.03
+    damping: float = 0.3
     """Ridge: mu, weight of changing nothing else."""
 
-    overshoot: float = 1.4
+    overshoot: float = 1.8
     """Ridge: how far towards the neighbours' mean the concept is sent, 1 is there."""
 
 

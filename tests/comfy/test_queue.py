@@ -108,8 +108,11 @@ def shown(server: ComfyServer, run: Run, name: str) -> bytes:
 
 def anew(server: ComfyServer, graph: Graph) -> Run:
     """Run a graph with nothing cached."""
-    server.free()
-    run = server.run(graph)
+    for _ in range(3):  # a prompt may overtake the request to forget
+        server.free()
+        run = server.run(graph)
+        if not run.cached:
+            break
     assert run.error is None
     assert not run.cached
     return run
