@@ -96,8 +96,8 @@ class Fit(io.ComfyNode):
                             round=ENERGY_STEP,
                             tooltip=(
                                 "ridge: how far the concept is sent, 0.1 to 5. 1 is the "
-                                "neighbours' mean, more goes beyond it and erases what 1 leaves, but "
-                                "may push other neighbours towards the concept: lower it then."
+                                "neighbours' mean, more goes beyond it and erases what 1 leaves, "
+                                "but may push neighbours towards the concept: lower it then."
                             ),
                         )
                     )
