@@ -153,7 +153,7 @@ def added_memory(source: Path, step: Step, folder: Path) -> int:
     """Bytes that exporting takes beyond what the program takes to look into the eraser."""
     eraser, target = folder / "eraser.safetensors", folder / "target.safetensors"
     save_eraser(step.eraser, eraser)
-    exporting = peak("apply", source, eraser, "-o", target)
+    exporting = peak("apply", source, eraser, "--any-source", "-o", target)
     target.unlink()
     return exporting - peak("inspect", eraser)
 
@@ -164,7 +164,9 @@ def ratio_to_copying(source: Path, steps: list[Step], folder: Path) -> float:
     for _ in range(ROUNDS):
         copying = timed(lambda: copy(source, target))
         target.unlink()
-        ratios.append(timed(lambda: export_checkpoint(source, target, steps)) / copying)
+        ratios.append(
+            timed(lambda: export_checkpoint(source, target, steps, any_source=True)) / copying
+        )
         target.unlink()
     return statistics.median(ratios)
 
@@ -186,7 +188,7 @@ def run(family: str, dtype: str) -> list[str]:
         gc.collect()
         ratio = ratio_to_copying(source, steps, folder)
         memory = added_memory(source, steps[0], folder)
-        export_diffusers(source, folder / "diffusers", steps)
+        export_diffusers(source, folder / "diffusers", steps, any_source=True)
         theirs = UNet2DConditionModel.from_pretrained(
             folder / "diffusers", torch_dtype=torch.float32
         ).eval()
@@ -194,7 +196,7 @@ def run(family: str, dtype: str) -> list[str]:
         del theirs
         shutil.rmtree(folder / "diffusers")
         gc.collect()
-        export_checkpoint(source, folder / "erased.safetensors", steps)
+        export_checkpoint(source, folder / "erased.safetensors", steps, any_source=True)
         expected = comfy_output(load(folder / "erased.safetensors", family), family)
         plain = comfy_output(load(source, family), family)
         return [
