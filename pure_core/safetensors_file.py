@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -130,10 +131,8 @@ class SafetensorsFile:
         }
         end = 0
         for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
-            count = 1
-            for length in entry.shape:
-                count *= length
-            if entry.start != end or entry.size * 8 != count * _bits(entry.dtype):
+            bits = math.prod(entry.shape) * _bits(entry.dtype)
+            if entry.start != end or entry.size * 8 != bits:
                 raise ValueError(f"tensor '{entry.name}' is not where or as large as it should be")
             end = entry.end
         if start + end != size:

@@ -17,7 +17,7 @@ from ...pure_core.errors import ModelFileError
 from ...pure_core.export import Step, UNetKeys, export_lora, lora_tensors
 from ...pure_core.export.provenance import export_metadata
 from ...pure_core.safetensors_file import Progress
-from .files import numbered
+from .files import SUFFIX, numbered
 from .fingerprint import fingerprint
 from .layers import (
     Layer,
@@ -28,7 +28,6 @@ from .layers import (
 )
 from .patch import EraserAdapter, require_same_architecture
 
-SUFFIX = ".safetensors"
 CHECKPOINTS, UNETS = "checkpoints", "diffusion_models"
 
 STEPS = 1000

@@ -36,9 +36,9 @@ def export_diffusers(
         file, keys = opened.file, opened.keys
         edits = opened.edits(steps)
         pieces = [
-            Piece(keys.diffusers_name(inside), file.entries[name], edits.get(name))
-            for inside in keys.shapes
-            if (name := keys.prefix + inside)
+            Piece(keys.diffusers_name(name.removeprefix(keys.prefix)), entry, edits.get(name))
+            for name, entry in file.entries.items()
+            if name.startswith(keys.prefix)
         ]
         config = json.dumps(keys.diffusers_config(), indent=2)
         made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)

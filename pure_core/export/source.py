@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -71,8 +71,7 @@ class Source:
                 "on: the eraser comes from several models or does not say. If it is meant for "
                 "this file, allow any source (any_source)."
             )
-        here = {layer: sketch(self.weight(layer, "to_v")) for layer in made.source_sketch}
-        apart = difference(made.source_sketch, here)
+        apart = difference(made.source_sketch, self.sketches)
         if not apart <= SAME:  # NaN is not
             raise ModelFileError(
                 f"'{self.file.path.name}' is not the model {name} was fitted on "
@@ -80,6 +79,11 @@ class Source:
                 f"{apart:.1%}. Fit the eraser on this file, loaded in its own precision; or allow "
                 "any source (any_source), if it is a fine-tune that the eraser is meant for."
             )
+
+    @cached_property
+    def sketches(self) -> dict[str, float]:
+        """Layer -> sketch of its value projection, read once for all erasers."""
+        return {layer: sketch(self.weight(layer, "to_v")) for layer in self.keys.layers}
 
     def weight(self, layer: str, projection: str) -> Tensor:
         """W_K or W_V of a layer, (d, in), in the file's type."""

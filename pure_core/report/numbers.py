@@ -217,6 +217,7 @@ def _report_layer(
     retain: Activations | None,
 ) -> LayerReport:
     rows = forget.rows[name]
+    edited = layer(rows)
     mean = rows.mean(dim=0)
     forget_basis, forget_spectrum = _spectrum(rows, made.settings.get("forget_energy"))
     alone = LayerReport(
@@ -225,7 +226,7 @@ def _report_layer(
         rank=layer.rank,
         forget_spectrum=forget_spectrum,
         retain_spectrum=None,
-        forget_removed=1 - _share(layer(rows), rows),
+        forget_removed=1 - _share(edited, rows),
         mean_removed=1 - _share(layer(mean), mean),
         mean_protected=None,
         way=None,
@@ -242,8 +243,8 @@ def _report_layer(
         alone,
         retain_spectrum=retain_spectrum,
         mean_protected=_share(protected, mean) if made.method == "pure" else None,
-        way=_way(rows, layer(rows), target),
-        gap_closed=1 - _share(layer(rows) - target, rows - target),
+        way=_way(rows, edited, target),
+        gap_closed=1 - _share(edited - target, rows - target),
         retain_kept=1 - _share(layer(kept) - kept, kept),
     )
 

@@ -16,6 +16,21 @@ SHARED = {
     "use_spatial_transformer": True,
     "legacy": False,
 }
+SD_LIKE = {
+    **SHARED,
+    "channel_mult": [1, 2, 4, 4],
+    "num_res_blocks": [2, 2, 2, 2],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+}
+SD2 = {
+    **SD_LIKE,
+    "num_heads": -1,
+    "num_head_channels": 64,
+    "use_linear_in_transformer": True,
+    "context_dim": 1024,
+}
 SDXL_LIKE = {
     **SHARED,
     "num_classes": "sequential",
@@ -28,42 +43,9 @@ SDXL_LIKE = {
     "num_res_blocks": [2, 2, 2],
 }
 FAMILIES: dict[str, dict[str, Any]] = {
-    "SD 1.5": {
-        **SHARED,
-        "num_heads": 8,
-        "context_dim": 768,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    },
-    "SD 2.1": {
-        **SHARED,
-        "num_heads": -1,
-        "num_head_channels": 64,
-        "use_linear_in_transformer": True,
-        "context_dim": 1024,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    },
-    "SD 2.1 unCLIP": {
-        **SHARED,
-        "num_classes": "sequential",
-        "adm_in_channels": 2048,
-        "num_heads": -1,
-        "num_head_channels": 64,
-        "use_linear_in_transformer": True,
-        "context_dim": 1024,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": [2, 2, 2, 2],
-        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-        "transformer_depth_middle": 1,
-        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    },
+    "SD 1.5": {**SD_LIKE, "num_heads": 8, "context_dim": 768},
+    "SD 2.1": SD2,
+    "SD 2.1 unCLIP": {**SD2, "num_classes": "sequential", "adm_in_channels": 2048},
     "SDXL": {
         **SDXL_LIKE,
         "transformer_depth": [0, 0, 2, 2, 10, 10],
