@@ -6,10 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ModelFileError
 from ..safetensors_file import Piece, Progress, no_progress
 from .provenance import Step, export_metadata
-from .source import Source, writing
+from .source import Source, require_suffix, writing
 
 
 def export_checkpoint(
@@ -31,8 +30,7 @@ def export_checkpoint(
         EraserError: no erasers, or one of another architecture.
     """
     target = Path(target)
-    if target.suffix != ".safetensors":
-        raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
+    require_suffix(target)
     with writing(target):
         opened = Source.open(source, steps, any_source)
         edits = opened.edits(steps)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ..atomic import atomic_file
 from ..eraser import LayerEraser, require_same_widths
-from ..errors import EraserError, ModelFileError
+from ..errors import EraserError
 from .provenance import Step
-from .source import writing
+from .source import require_suffix, writing
 from .unet import UNetKeys
 
 LORA_DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -76,8 +76,7 @@ def export_lora(
             written.
     """
     target = Path(target)
-    if target.suffix != ".safetensors":
-        raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
+    require_suffix(target)
     with writing(target), atomic_file(target) as file:
         file.write(save(dict(tensors), metadata=dict(metadata)))
 

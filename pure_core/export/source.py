@@ -110,6 +110,12 @@ def _edit(weight: Tensor, chain: Sequence[tuple[LayerEraser, float]]) -> Tensor:
     return wide
 
 
+def require_suffix(target: Path) -> None:
+    """Raise ModelFileError unless the name says what will be in the file."""
+    if target.suffix != ".safetensors":
+        raise ModelFileError(f"Expected a file name ending in .safetensors, got '{target.name}'.")
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """For a block that makes `target`: refuse a taken name, and say what could not be written.
