@@ -14,12 +14,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from . import __version__
+from .combine import combine
 from .eraser import EDITS, Eraser
 from .eraser_file import FORMAT, load_eraser, save_eraser
 from .errors import PureError
@@ -180,7 +180,8 @@ def _lora(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    merged = reduce(Eraser.compose, [load_eraser(path) for path in options.erasers])
+    erasers = [load_eraser(path) for path in options.erasers]
+    merged = combine(erasers, "in sequence") if len(erasers) > 1 else erasers[0]
     save_eraser(merged, options.output)
     _say_written(Path(options.output), started)
     return OK

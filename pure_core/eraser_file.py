@@ -1,7 +1,8 @@
 """The eraser's file format: two thin factors per layer, and where they came from.
 
-A safetensors file with `<layer>.proj_left` (d, r) and `<layer>.proj_right` (r, d) in float32.
-Its metadata holds the format, the architecture and the provenance, lists and settings as JSON.
+A safetensors file with `<layer>.proj_left` (d, r), `<layer>.proj_right` (r, d) and, where they are
+known, `<layer>.rows` (m, d) in float32: see `LayerEraser`. Its metadata holds the format, the
+architecture and the provenance, lists and settings as JSON.
 There are no model weights in it, and nothing in it is ever run.
 """
 
@@ -24,9 +25,26 @@ from .eraser import Eraser, LayerEraser, Provenance
 from .errors import EraserError, EraserFileError
 
 FORMAT = "pure-eraser"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 
-_LEFT, _RIGHT = ".proj_left", ".proj_right"
+READABLE = ("1", FORMAT_VERSION)
+"""Version 1 had no rows."""
+
+JSON: dict[str, tuple[type, type | tuple[type, ...]]] = {
+    "forget": (list, str),
+    "retain": (list, str),
+    "settings": (dict, (float, int, str)),
+    "source_sketch": (dict, (float, int)),
+    "concepts": (list, int),
+    "capture": (dict, (float, int, str)),
+    "contribution": (dict, (float, int)),
+}
+"""Metadata entries that are JSON, with what they hold; the others are plain text."""
+
+NEWER = ("concepts", "capture", "contribution")
+"""What files of version 1 do not say."""
+
+_LEFT, _RIGHT, _ROWS = ".proj_left", ".proj_right", ".rows"
 
 
 def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -48,6 +66,8 @@ def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = 
     for name, layer in eraser.to("cpu", torch.float32).layers.items():
         tensors[name + _LEFT] = layer.proj_left.contiguous()
         tensors[name + _RIGHT] = layer.proj_right.contiguous()
+        if layer.rows is not None:
+            tensors[name + _ROWS] = layer.rows.contiguous()
     _require_finite(path, tensors)
     content = save(tensors, metadata=_to_metadata(eraser))
     try:
@@ -95,9 +115,9 @@ def _require_format(path: Path, metadata: Mapping[str, str], keys: list[str]) ->
             f"{sorted(keys)[:2]}. Checkpoints and LoRAs belong in their own folders."
         )
     version = metadata.get("format_version", "none")
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise EraserFileError(
-            f"Expected eraser format version {FORMAT_VERSION}, but '{path}' has version "
+            f"Expected eraser format version {' or '.join(READABLE)}, but '{path}' has version "
             f"{version}. Update the plugin, or save the eraser again with this one."
         )
 
@@ -116,17 +136,17 @@ def _to_metadata(eraser: Eraser) -> dict[str, str]:
 
 def _from_metadata(metadata: Mapping[str, str]) -> tuple[Provenance, dict[str, int]]:
     """The provenance, and layer -> d. EraserError names the entry that is not as expected."""
-    names = [*(field.name for field in fields(Provenance)), "architecture"]
-    missing = [name for name in names if name not in metadata]
+    newer = NEWER if metadata["format_version"] == "1" else ()
+    names = [field.name for field in fields(Provenance) if field.name not in newer]
+    missing = [name for name in (*names, "architecture") if name not in metadata]
     if missing:
         raise EraserError(f"expected the metadata entries {missing}, which are missing.")
-    values: dict[str, Any] = {name: metadata[name] for name in names}
-    values["forget"] = tuple(_decoded("forget", list, str, metadata))
-    values["retain"] = tuple(_decoded("retain", list, str, metadata))
-    values["settings"] = _decoded("settings", dict, (float, int, str), metadata)
-    values["source_sketch"] = _decoded("source_sketch", dict, (float, int), metadata)
+    values: dict[str, Any] = {
+        name: _decoded(name, *JSON[name], metadata) if name in JSON else metadata[name]
+        for name in names
+    }
+    values |= {name: tuple(each) for name, each in values.items() if isinstance(each, list)}
     widths: dict[str, int] = _decoded("architecture", dict, int, metadata)
-    del values["architecture"]
     return Provenance(**values), widths
 
 
@@ -149,7 +169,9 @@ def _decoded(
 
 def _to_layers(tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, LayerEraser]:
     """The layers, with every name, type and shape as the metadata's architecture promises."""
-    expected = {name + side for name in widths for side in (_LEFT, _RIGHT)}
+    with_rows = any(key.endswith(_ROWS) for key in tensors)
+    sides = (_LEFT, _RIGHT, _ROWS) if with_rows else (_LEFT, _RIGHT)
+    expected = {name + side for name in widths for side in sides}
     if tensors.keys() != expected:
         odd = sorted(tensors.keys() ^ expected)
         raise EraserError(
@@ -158,15 +180,16 @@ def _to_layers(tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict
         )
     layers = {}
     for name, width in widths.items():
-        left, right = tensors[name + _LEFT], tensors[name + _RIGHT]
-        if {left.dtype, right.dtype} != {torch.float32}:
+        parts = [tensors[name + side] for side in sides]
+        types = {part.dtype for part in parts}
+        if types != {torch.float32}:
             raise EraserError(
-                f"layer {name}: expected float32, got {left.dtype} and {right.dtype}."
+                f"layer {name}: expected float32, got {' and '.join(map(str, types))}."
             )
-        for side, tensor in ((_LEFT, left), (_RIGHT, right)):
+        for side, tensor in zip(sides, parts, strict=True):
             if not bool(torch.isfinite(tensor).all()):
                 raise EraserError(f"{name}{side} holds NaN or infinity.")
-        layers[name] = LayerEraser(left, right)
+        layers[name] = LayerEraser(*parts)
         if layers[name].width != width:
             raise EraserError(f"layer {name}: expected width {width}, got {layers[name].width}.")
     return layers

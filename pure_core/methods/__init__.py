@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from torch import Tensor
+
 from ..activations import Activations
-from ..eraser import Edit, Eraser
+from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
 from . import pure, ridge
-from .pure import fit_pure
-from .ridge import fit_ridge
+from .pure import fit_pure, join_pure
+from .ridge import fit_ridge, join_ridge
 
-__all__ = ["METHODS", "Method", "fit", "fit_pure", "fit_ridge"]
+__all__ = ["METHODS", "Join", "Method", "fit", "fit_pure", "fit_ridge"]
+
+Join = Callable[[Sequence[LayerEraser], Tensor | None, Mapping[str, float | str]], LayerEraser]
+"""(one layer of every concept's eraser, retain rows or None, settings) -> the layer of all."""
 
 
 class Method(NamedTuple):
@@ -27,10 +32,16 @@ class Method(NamedTuple):
     settings: tuple[str, ...]
     """Names of its settings."""
 
+    join: Join
+    """Several concepts' erasers as the one that fitting all at once would have given."""
+
+    own_retain: bool
+    """Whether joining needs the very retain rows that every concept was fitted with."""
+
 
 METHODS: dict[str, Method] = {
-    "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy")),
-    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot")),
+    "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy"), join_pure, False),
+    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot"), join_ridge, True),
 }
 
 

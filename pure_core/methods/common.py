@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+import torch
 from torch import Tensor
 
 from .. import __version__
 from ..activations import Activations
-from ..eraser import Edit, Provenance
+from ..eraser import Edit, Eraser, LayerEraser, Provenance, contribution
 from ..errors import FitError
 
 
@@ -41,15 +42,17 @@ def neighbour_means(forget: Activations, retain: Activations, layer: str) -> Ten
     return means.expand(len(forget.prompts), *means.shape).flatten(0, 2)
 
 
-def provenance(
+def fitted(
     method: str,
     settings: dict[str, float | str],
     edit: Edit,
+    layers: dict[str, LayerEraser],
+    *,
     forget: Activations,
     retain: Activations | None,
-) -> Provenance:
-    """The record that goes with a freshly fitted eraser."""
-    return Provenance(
+) -> Eraser:
+    """The eraser of freshly fitted layers, with the record that goes with it."""
+    made = Provenance(
         method=method,
         settings=settings,
         forget=forget.prompts,
@@ -60,4 +63,19 @@ def provenance(
         source_sketch=forget.settings.source_sketch,
         created=datetime.now(timezone.utc).date().isoformat(),
         plugin_version=__version__,
+        concepts=forget.groups,
+        capture=forget.settings.trajectory(),
+        contribution=contribution(layers),
     )
+    return Eraser(layers, made)
+
+
+def forget_rows(forget: Activations, values: Tensor) -> Tensor:
+    """Values with one entry per forget row, each divided by the root of its concept's row count.
+
+    So X^T X is the sum of the concepts' second moments: every concept weighs as if it were alone.
+
+    Returns:
+        (n_F, ..), in the values' type.
+    """
+    return torch.cat([part / len(part) ** 0.5 for part in forget.by_concept(values)])

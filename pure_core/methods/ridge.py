@@ -14,18 +14,23 @@ E - I is linear in T_F - H_F, so aiming `overshoot` times as far as the neighbou
 Beyond 1 makes up for what this fit cannot see: rows are means over positions, and damping and
 keeping stop the rows short of their targets.
 
+Of several concepts every one keeps its weight: H_F^T H_F / n_F and T_F^T H_F / n_F become the sums
+over the concepts, so the eraser does not depend on their order.
+
 It edits the values only: E is fitted in their space, and the attention stays as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from ..activations import Activations
-from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import FitError
-from .common import neighbour_means, provenance, require_comparable
+from ..eraser import Edit, Eraser, LayerEraser, stack_rows
+from ..errors import EraserError, FitError
+from .common import fitted, forget_rows, neighbour_means, require_comparable
 
 EDIT: Edit = "values"
 
@@ -68,31 +73,78 @@ def fit_ridge(
     for layer, rows in forget.rows.items():
         if not bool(retain.rows[layer].any()):
             raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
-        targets = neighbour_means(forget, retain, layer)
+        gaps = rows.double() - neighbour_means(forget, retain, layer)
+        weighted = forget_rows(forget, rows.double())
         left, right = ridge_factors(
-            rows.double(), targets, retain.rows[layer].double(), keep, damping
+            weighted, forget_rows(forget, gaps), retain.rows[layer].double(), keep, damping
         )
-        layers[layer] = LayerEraser((overshoot * left).float(), right.float())
+        layers[layer] = LayerEraser(
+            (overshoot * left).float(), right.float(), stack_rows([weighted.float()])
+        )
     settings: dict[str, float | str] = {"keep": keep, "damping": damping, "overshoot": overshoot}
-    return Eraser(layers, provenance("ridge", settings, EDIT, forget, retain))
+    return fitted("ridge", settings, EDIT, layers, forget=forget, retain=retain)
 
 
 def ridge_factors(
-    forget: Tensor, targets: Tensor, retain: Tensor, keep: float, damping: float
+    rows: Tensor, gaps: Tensor, retain: Tensor, keep: float, damping: float
 ) -> tuple[Tensor, Tensor]:
     """Thin factors of the ridge solution: E = I - L R, L (d, r), R (r, d).
 
-    E - I = (T_F - H_F)^T (H_F A^-1 / n_F), so the rank is at most n_F.
+    E - I = -G^T X A^-1 with A = X^T X + keep H_R^T H_R / n_R + damping tau I, so the rank is at
+    most n_F.
 
     Args:
-        forget: H_F of shape (n_F, d), float64.
-        targets: T_F of shape (n_F, d), float64.
+        rows: X = H_F / sqrt(n_F) of shape (n_F, d), float64.
+        gaps: G = (H_F - T_F) / sqrt(n_F) of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
     """
-    tau = retain.square().mean()
-    weighted = torch.cat([forget / len(forget) ** 0.5, retain * (keep / len(retain)) ** 0.5])
-    solved = solve_rows(weighted, damping * tau, len(forget)) / len(forget) ** 0.5
-    return thin_product((forget - targets).T, solved)
+    kept, floor = kept_rows(retain, keep, damping)
+    return thin_product(gaps.T, solve_rows(torch.cat([rows, kept]), floor, len(rows)))
+
+
+def kept_rows(retain: Tensor, keep: float, damping: float) -> tuple[Tensor, Tensor]:
+    """What holds E back: Y and c with Y^T Y + c I = keep H_R^T H_R / n_R + damping tau I."""
+    return retain * (keep / len(retain)) ** 0.5, damping * retain.square().mean()
+
+
+@torch.no_grad()
+def join_ridge(
+    layers: Sequence[LayerEraser], retain: Tensor | None, settings: Mapping[str, float | str]
+) -> LayerEraser:
+    """The ridge eraser of several concepts, from each one's own eraser and rows.
+
+    A concept's eraser gives its moment back: G_i^T X_i = L_i R_i A_i, with A_i of its own rows.
+    The joint eraser is I - (sum of them) A^-1, with A of all rows: what `fit_ridge` finds for all
+    concepts at once.
+
+    Args:
+        retain: (n_R, d), the rows that every concept was fitted with.
+
+    Raises:
+        EraserError: no retain rows, or an eraser without the rows it was fitted on.
+    """
+    if retain is None:
+        raise EraserError(
+            "Ridge erasers are joined against the activations that they were fitted with: connect "
+            "them to 'retain', or combine in sequence."
+        )
+    kept, floor = kept_rows(retain.double(), float(settings["keep"]), float(settings["damping"]))
+    base = kept.T @ kept + floor * torch.eye(kept.shape[1], dtype=kept.dtype)
+    every = base.clone()
+    moments = []
+    for layer in layers:
+        if layer.rows is None:
+            raise EraserError(
+                "An eraser does not hold the rows it was fitted on, which joining needs (it was "
+                "limited in rank, or saved by an earlier version). Fit it again, or combine in "
+                "sequence."
+            )
+        rows, right = layer.rows.double(), layer.proj_right.double()
+        moments.append(right @ base + (right @ rows.T) @ rows)
+        every += rows.T @ rows
+    solved = torch.cholesky_solve(torch.cat(moments).T, torch.linalg.cholesky(every)).T
+    left, right = thin_product(torch.cat([each.proj_left.double() for each in layers], 1), solved)
+    return LayerEraser(left.float(), right.float(), stack_rows([each.rows for each in layers]))
 
 
 def solve_rows(rows: Tensor, damping: Tensor, count: int) -> Tensor:
