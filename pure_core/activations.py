@@ -138,7 +138,20 @@ class Activations:
     def by_concept(self, values: Tensor) -> tuple[Tensor, ...]:
         """A tensor with one entry per row (n, ..), split into the concepts' parts."""
         each = self.settings.latents * self.settings.run_steps
-        return values.split([prompts * each for prompts in self.groups])
+        return torch.split(values, [prompts * each for prompts in self.groups])
+
+    def split(self, prompts: int) -> tuple[Activations, Activations | None]:
+        """The first prompts and the rest, None if there is none; each counts as one concept."""
+        cut = prompts * self.settings.latents * self.settings.run_steps
+
+        def part(names: tuple[str, ...], rows: slice) -> Activations:
+            return Activations(
+                {layer: each[rows] for layer, each in self.rows.items()}, names, self.settings
+            )
+
+        rest = self.prompts[prompts:]
+        first = part(self.prompts[:prompts], slice(cut))
+        return first, part(rest, slice(cut, None)) if rest else None
 
     def grid(self, layer: str) -> Tensor:
         """The rows of one layer as (prompts, latents, run_steps, d)."""

@@ -33,7 +33,8 @@ from .export import (
     lora_tensors,
 )
 from .export.provenance import export_metadata, read_record
-from .safetensors_file import Progress, SafetensorsFile
+from .progress import Progress
+from .safetensors_file import SafetensorsFile
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 """Exit status; argparse ends with 2 when the command itself is not understood."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
@@ -14,7 +14,9 @@ from .activations import Activations
 from .eraser import Eraser, LayerEraser, Provenance, contribution, require_same_widths
 from .errors import EraserError
 from .methods import METHODS
+from .progress import Progress, no_progress
 from .sketch import SAME, difference
+from .thin import thin_product
 
 Mode = Literal["joint", "in sequence"]
 """joint: what fitting all concepts at once gives, whatever their order. in sequence: the product,
@@ -22,15 +24,11 @@ the first eraser first."""
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+CHANGES = ("strength", "max_rank", "layers", "contribution")
+"""Settings that say an eraser is no more as its method fitted it."""
+
 IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
-
-Progress = Callable[[int, int], None]
-"""Layers done and in all. May raise to stop."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Nobody is watching."""
 
 
 @torch.no_grad()
@@ -99,7 +97,9 @@ def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
         parts = (each.layers[name].to("cpu", torch.float64) for each in erasers)
-        layers[name] = reduce(LayerEraser.then, parts).to(torch.float32)
+        product = reduce(LayerEraser.then, parts)
+        left, right = thin_product(product.proj_left, product.proj_right)
+        layers[name] = LayerEraser(left, right, product.rows).to(torch.float32)
         progress(done, len(erasers[0].layers))
     methods = list(dict.fromkeys(each.method.removesuffix(IN_SEQUENCE) for each in made))
     record = replace(
@@ -139,7 +139,7 @@ def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float
 def _require_joinable(one: Provenance, other: Provenance) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
     for made in (one, other):
-        changed = [name for name in ("strength", "max_rank") if name in made.settings]
+        changed = [name for name in CHANGES if name in made.settings]
         if made.method not in METHODS or changed:
             why = f"{changed[0]} was applied to it" if changed else f"its method is {made.method}"
             raise EraserError(

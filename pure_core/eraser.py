@@ -151,9 +151,10 @@ class LayerEraser:
 
     def to(self, *args: Any, **kwargs: Any) -> LayerEraser:
         """Every tensor moved or cast as `Tensor.to` does."""
-        tensors = (self.proj_left, self.proj_right, self.rows)
         return LayerEraser(
-            *(each if each is None else each.to(*args, **kwargs) for each in tensors)
+            self.proj_left.to(*args, **kwargs),
+            self.proj_right.to(*args, **kwargs),
+            None if self.rows is None else self.rows.to(*args, **kwargs),
         )
 
 

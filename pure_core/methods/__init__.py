@@ -10,6 +10,7 @@ from torch import Tensor
 from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
+from ..progress import Progress, no_progress
 from . import pure, ridge
 from .pure import fit_pure, join_pure
 from .ridge import fit_ridge, join_ridge
@@ -45,8 +46,14 @@ METHODS: dict[str, Method] = {
 }
 
 
-def fit(method: str, forget: Activations, retain: Activations | None, **settings: float) -> Eraser:
-    """Fit an eraser by a method's name.
+def fit(
+    method: str,
+    forget: Activations,
+    retain: Activations | None,
+    progress: Progress = no_progress,
+    **settings: float,
+) -> Eraser:
+    """Fit an eraser by a method's name; progress is told in layers.
 
     Settings of other methods are ignored, so a form that shows all of them can pass all.
 
@@ -61,6 +68,5 @@ def fit(method: str, forget: Activations, retain: Activations | None, **settings
     if unknown:
         raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
     chosen = METHODS[method]
-    return chosen.fit(
-        forget, retain, **{name: settings[name] for name in chosen.settings if name in settings}
-    )
+    own = {name: settings[name] for name in chosen.settings if name in settings}
+    return chosen.fit(forget, retain, **own, progress=progress)

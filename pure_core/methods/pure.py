@@ -14,6 +14,7 @@ from ..activations import Activations
 from ..bases import check_energy, fit_basis
 from ..eraser import Edit, Eraser, LayerEraser, stack_rows
 from ..errors import EraserError
+from ..progress import Progress, no_progress
 from .common import fitted, forget_rows, require_comparable
 
 EDIT: Edit = "keys and values"
@@ -29,6 +30,8 @@ def fit_pure(
     retain: Activations | None,
     forget_energy: float = 0.99,
     retain_energy: float = 0.7,
+    *,
+    progress: Progress = no_progress,
 ) -> Eraser:
     """Fit E = I - P_F (I - P_R) in every layer.
 
@@ -49,13 +52,14 @@ def fit_pure(
     check_energy("retain_energy", retain_energy)
     require_comparable(forget, retain)
     layers = {}
-    for layer, rows in forget.rows.items():
+    for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
         kept = None if retain is None else fit_basis(retain.rows[layer], retain_energy).vectors
         own = [fit_basis(part, forget_energy).vectors for part in forget.by_concept(rows)]
         basis, _ = union(own)
         left, right = pure_factors(basis, kept)
         weighted = forget_rows(forget, rows)
         layers[layer] = LayerEraser(left.float(), right.float(), stack_rows([weighted]))
+        progress(done, len(forget.rows))
     settings: dict[str, float | str] = {"forget_energy": forget_energy}
     if retain is not None:
         settings["retain_energy"] = retain_energy

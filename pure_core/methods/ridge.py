@@ -30,6 +30,8 @@ from torch import Tensor
 from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser, stack_rows
 from ..errors import EraserError, FitError
+from ..progress import Progress, no_progress
+from ..thin import thin_product
 from .common import fitted, forget_rows, neighbour_means, require_comparable
 
 EDIT: Edit = "values"
@@ -42,6 +44,8 @@ def fit_ridge(
     keep: float = 1.0,
     damping: float = 0.01,
     overshoot: float = 1.0,
+    *,
+    progress: Progress = no_progress,
 ) -> Eraser:
     """Fit the ridge eraser in every layer.
 
@@ -70,7 +74,7 @@ def fit_ridge(
     if not 0 < overshoot < float("inf"):
         raise FitError(f"overshoot has to be above 0, got {overshoot}.")
     layers = {}
-    for layer, rows in forget.rows.items():
+    for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
         if not bool(retain.rows[layer].any()):
             raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
         gaps = rows.double() - neighbour_means(forget, retain, layer)
@@ -81,6 +85,7 @@ def fit_ridge(
         layers[layer] = LayerEraser(
             (overshoot * left).float(), right.float(), stack_rows([weighted.float()])
         )
+        progress(done, len(forget.rows))
     settings: dict[str, float | str] = {"keep": keep, "damping": damping, "overshoot": overshoot}
     return fitted("ridge", settings, EDIT, layers, forget=forget, retain=retain)
 
@@ -164,29 +169,3 @@ def solve_rows(rows: Tensor, damping: Tensor, count: int) -> Tensor:
         return torch.cholesky_solve(rows[:count].T, factor).T
     factor = torch.linalg.cholesky(rows @ rows.T + damping * eye)
     return torch.cholesky_solve(eye[:, :count], factor).T @ rows
-
-
-def thin_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """L R with the fewest columns: the same product truncated at its numerical rank.
-
-    Singular values below float32 rounding, against the identity or the largest, cannot be seen
-    in E = I - L R once the factors are stored in float32. They are found as the roots of the
-    eigenvalues of the smaller Gram matrix, several times faster than by an SVD: its float64
-    rounding lies two digits below the square of what is dropped, and U (U^T M) with orthonormal
-    U loses nothing that U holds. Each factor gets the square root of the values, so both are
-    equally well scaled.
-
-    Args:
-        left: (d, n).
-        right: (n, d).
-    """
-    d, n = left.shape
-    if n < d:
-        frame, inner = torch.linalg.qr(left)
-        core = inner @ right
-    else:
-        frame, core = torch.eye(d, dtype=left.dtype), left @ right
-    squares, vectors = torch.linalg.eigh(core @ core.T)
-    keep = squares > torch.finfo(torch.float32).eps ** 2 * squares[-1].clamp(min=1)
-    root, vectors = squares[keep].flip(0) ** 0.25, vectors[:, keep].flip(1)
-    return frame @ vectors * root, vectors.T @ core / root[:, None]

@@ -10,8 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from pure_core.eraser import Eraser
 from pure_core.combine import combine
+from pure_core.eraser import Eraser
 from pure_core.errors import EraserError, ModelFileError, PureError
 from pure_core.export import (
     Source,
