@@ -32,8 +32,8 @@ class Capture(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip=(
-                        "Prompts to capture, one a line, at least one. To erase several concepts "
-                        "at once, leave an empty line between the prompts of one and of the next."
+                        "Prompts to capture, one a line, at least one. An empty line begins the "
+                        "prompts of another concept: reports and files then name each."
                     ),
                 ),
                 *trajectory_inputs(),

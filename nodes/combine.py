@@ -41,9 +41,9 @@ class CombineErasers(io.ComfyNode):
                     "retain",
                     optional=True,
                     tooltip=(
-                        "For joint: activations of what all concepts together have to keep. Ridge "
-                        "needs those that every eraser was fitted with; pure can do without if "
-                        "all were fitted with the same, and takes new ones."
+                        "For joint: activations of what all concepts together have to keep. "
+                        "Needed for erasers from files. Ridge takes those that every eraser was "
+                        "fitted with, pure takes new ones too."
                     ),
                 ),
                 max_rank_input(),

@@ -135,11 +135,6 @@ class Activations:
         """How many prompts each concept has."""
         return self.concepts or (len(self.prompts),)
 
-    def by_concept(self, values: Tensor) -> tuple[Tensor, ...]:
-        """A tensor with one entry per row (n, ..), split into the concepts' parts."""
-        each = self.settings.latents * self.settings.run_steps
-        return torch.split(values, [prompts * each for prompts in self.groups])
-
     def split(self, prompts: int) -> tuple[Activations, Activations | None]:
         """The first prompts and the rest, None if there is none; each counts as one concept."""
         cut = prompts * self.settings.latents * self.settings.run_steps

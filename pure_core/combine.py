@@ -14,6 +14,7 @@ from .activations import Activations
 from .eraser import Eraser, LayerEraser, Provenance, contribution, require_same_widths
 from .errors import EraserError
 from .methods import METHODS
+from .methods.common import mixed_rows
 from .progress import Progress, no_progress
 from .sketch import SAME, difference
 from .thin import thin_product
@@ -67,23 +68,28 @@ def combine(
 
 def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Progress) -> Eraser:
     made = [each.provenance for each in erasers]
-    first = made[0]
+    first, method = made[0], METHODS.get(made[0].method)
     for other in made:
         _require_joinable(first, other)
-    method = METHODS[first.method]
-    if retain is not None:
-        _require_comparable(erasers[0], retain)
+    assert method is not None  # or it were not joinable
+    own = retain or erasers[0].retain
+    if own is not None:
+        _require_comparable(erasers[0], own)
     if method.own_retain or retain is None:
-        _require_same_retain(made, retain)
+        _require_same_retain(made, own)
+    weights = _weights(made)
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
-        rows = None if retain is None else retain.rows[name]
+        rows = None if own is None else own.rows[name]
         parts = [each.layers[name] for each in erasers]
-        layers[name] = method.join(parts, rows, first.settings)
+        layers[name] = method.join(parts, weights, rows, first.settings)
         progress(done, len(erasers[0].layers))
-    record = _record(made, layers)
-    kept = first.retain if retain is None else retain.prompts
-    return Eraser(layers, replace(record, retain=kept))
+    record = replace(
+        _record(made),
+        retain=() if own is None else own.prompts,
+        contribution=contribution(layers),
+    )
+    return Eraser(layers, record, own)
 
 
 def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
@@ -94,23 +100,33 @@ def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
             f"Some of the erasers edit {' and others '.join(sorted(edits))}: they are not one "
             "eraser. Patch the model with one after the other instead."
         )
+    weights = _weights(made)
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
-        parts = (each.layers[name].to("cpu", torch.float64) for each in erasers)
+        parts = [each.layers[name].to("cpu", torch.float64) for each in erasers]
         product = reduce(LayerEraser.then, parts)
         left, right = thin_product(product.proj_left, product.proj_right)
-        layers[name] = LayerEraser(left, right, product.rows).to(torch.float32)
+        known = all(part.rows is not None for part in parts)
+        rows = mixed_rows(parts, weights).float() if known else None
+        layers[name] = LayerEraser(left.float(), right.float(), rows)
         progress(done, len(erasers[0].layers))
     methods = list(dict.fromkeys(each.method.removesuffix(IN_SEQUENCE) for each in made))
     record = replace(
-        _record(made, layers),
+        _record(made),
         method=" then ".join(methods) + IN_SEQUENCE,
         settings=_side_by_side([each.settings for each in made]),
+        contribution=contribution(layers),
     )
     return Eraser(layers, record)
 
 
-def _record(made: Sequence[Provenance], layers: dict[str, LayerEraser]) -> Provenance:
+def _weights(made: Sequence[Provenance]) -> list[float]:
+    """Each eraser's share of all forget rows; captured in one way, every prompt has as many."""
+    total = sum(len(each.forget) for each in made)
+    return [len(each.forget) / max(1, total) for each in made]
+
+
+def _record(made: Sequence[Provenance]) -> Provenance:
     """Where the concepts of several erasers came from; what they disagree about is left out."""
     last = made[-1]
     same_model = all(difference(last.source_sketch, each.source_sketch) <= SAME for each in made)
@@ -121,7 +137,6 @@ def _record(made: Sequence[Provenance], layers: dict[str, LayerEraser]) -> Prove
         concepts=tuple(chain.from_iterable(each.groups for each in made)),
         source_sketch=last.source_sketch if same_model else {},
         capture=last.capture if all(each.capture == last.capture for each in made) else {},
-        contribution=contribution(layers),
     )
 
 
@@ -184,13 +199,18 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]]) -> None:
 
 
 def _require_same_retain(made: Sequence[Provenance], retain: Activations | None) -> None:
-    """Raise EraserError unless all concepts were fitted with the same neighbours."""
-    expected = made[0].retain if retain is None else retain.prompts
+    """Raise EraserError unless all concepts were fitted with these neighbours."""
+    expected = () if retain is None else retain.prompts
     for each in made:
+        if retain is None and each.retain:
+            raise EraserError(
+                "Erasers are joined against the activations they were fitted with, and a file "
+                "does not hold those: connect them to 'retain', or combine in sequence."
+            )
         if each.retain != expected:
             raise EraserError(
                 f"The eraser of '{each.names[0]}' was fitted with other neighbours "
                 f"({len(each.retain)} prompts, here {len(expected)}), so what all have to keep "
-                "together is not known. Fit every concept with the same retain activations, save "
-                "them once with PURE Save Activations; or combine in sequence."
+                "together is not known. Fit every concept with the same retain activations, "
+                "saved once with PURE Save Activations; or combine in sequence."
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from .activations import Activations
 from .errors import EraserError
 
 Edit = Literal["keys and values", "values", "keys"]
@@ -47,9 +48,8 @@ class LayerEraser:
     """R of shape (r, d)."""
 
     rows: Tensor | None = None
-    """X of shape (m, d) with X^T X = H_F^T H_F / n_F, the second moment of the forget rows; of
-    several concepts, the sum of theirs. What joining concepts needs to know of each. None where it
-    is not known any more."""
+    """X of shape (m, d) with X^T X = H_F^T H_F / n_F, the second moment of the forget rows, which
+    joining with other concepts needs. None where it is not known."""
 
     def __post_init__(self) -> None:
         left, right = tuple(self.proj_left.shape), tuple(self.proj_right.shape)
@@ -115,7 +115,7 @@ class LayerEraser:
     def then(self, other: LayerEraser) -> LayerEraser:
         """The product E_other E_self, of rank r_self + r_other, at most d.
 
-        (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1].
+        (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1]. It has no rows.
         """
         if self.width != other.width:
             raise EraserError(f"Widths differ: {self.width} and {other.width}.")
@@ -124,7 +124,7 @@ class LayerEraser:
         right = torch.cat([self.proj_right, crossed], dim=0)
         if left.shape[1] > self.width:
             left, right = left @ right, torch.eye(self.width, dtype=left.dtype, device=left.device)
-        return LayerEraser(left, right, stack_rows([self.rows, other.rows]))
+        return LayerEraser(left, right)
 
     def limited(self, max_rank: int) -> LayerEraser:
         """The eraser of at most that rank which comes closest to E on the forget rows.
@@ -235,6 +235,9 @@ class Eraser:
 
     provenance: Provenance
 
+    retain: Activations | None = field(default=None, repr=False)
+    """The retain activations it was fitted with, until it is saved: joining needs them."""
+
     def __post_init__(self) -> None:
         if not self.layers:
             raise EraserError("An eraser needs at least one layer, got none.")
@@ -302,14 +305,10 @@ def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> Non
             )
 
 
-def stack_rows(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Rows whose second moment is the sum of the parts', at most d of them; None if one is."""
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    stacked = torch.cat(known)
-    n, d = stacked.shape
-    return stacked if n <= d else torch.linalg.qr(stacked, mode="r").R
+def compressed(rows: Tensor) -> Tensor:
+    """X of shape (n, d) with at most d rows and the same X^T X."""
+    n, d = rows.shape
+    return rows if n <= d else torch.linalg.qr(rows, mode="r").R
 
 
 def contribution(layers: Mapping[str, LayerEraser]) -> dict[str, float]:

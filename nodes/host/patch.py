@@ -144,7 +144,7 @@ def rounding(model: ModelPatcher, adapters: dict[str, EraserAdapter], strength: 
         changed += float((edited - weight).square().sum())
     names = " and ".join(sorted(str(each).removeprefix("torch.") for each in dtypes))
     share = (lost / max(changed, 1e-30)) ** 0.5
-    return f"The weights are {names}: rounding moves them by {share:.1%} of what erasing changes."
+    return f"The weights are {names}: rounding moves them by {share:.2%} of what erasing changes."
 
 
 @torch.no_grad()

@@ -17,8 +17,11 @@ from .ridge import fit_ridge, join_ridge
 
 __all__ = ["METHODS", "Join", "Method", "fit", "fit_pure", "fit_ridge"]
 
-Join = Callable[[Sequence[LayerEraser], Tensor | None, Mapping[str, float | str]], LayerEraser]
-"""(one layer of every concept's eraser, retain rows or None, settings) -> the layer of all."""
+Join = Callable[
+    [Sequence[LayerEraser], Sequence[float], Tensor | None, Mapping[str, float | str]], LayerEraser
+]
+"""(one layer of every eraser, their shares of all rows, retain rows or None, settings) -> the
+layer of all."""
 
 
 class Method(NamedTuple):
@@ -34,7 +37,7 @@ class Method(NamedTuple):
     """Names of its settings."""
 
     join: Join
-    """Several concepts' erasers as the one that fitting all at once would have given."""
+    """Several concepts' erasers as the one that fitting all at once gives."""
 
     own_retain: bool
     """Whether joining needs the very retain rows that every concept was fitted with."""

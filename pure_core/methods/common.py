@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..activations import Activations
-from ..eraser import Edit, Eraser, LayerEraser, Provenance, contribution
-from ..errors import FitError
+from ..eraser import Edit, Eraser, LayerEraser, Provenance, compressed, contribution
+from ..errors import EraserError, FitError
 
 
 def require_comparable(forget: Activations, retain: Activations | None) -> None:
@@ -67,15 +68,34 @@ def fitted(
         capture=forget.settings.trajectory(),
         contribution=contribution(layers),
     )
-    return Eraser(layers, made)
+    return Eraser(layers, made, retain)
 
 
-def forget_rows(forget: Activations, values: Tensor) -> Tensor:
-    """Values with one entry per forget row, each divided by the root of its concept's row count.
+def scaled_rows(rows: Tensor) -> Tensor:
+    """X = H / sqrt(n), at most d rows, with X^T X = H^T H / n: what an eraser keeps of its rows.
 
-    So X^T X is the sum of the concepts' second moments: every concept weighs as if it were alone.
-
-    Returns:
-        (n_F, ..), in the values' type.
+    Args:
+        rows: H of shape (n, d).
     """
-    return torch.cat([part / len(part) ** 0.5 for part in forget.by_concept(values)])
+    return compressed(rows / len(rows) ** 0.5)
+
+
+def mixed_rows(layers: Sequence[LayerEraser], weights: Sequence[float]) -> Tensor:
+    """The same for the rows of several erasers together, float64.
+
+    Args:
+        weights: Each one's share of all rows.
+
+    Raises:
+        EraserError: an eraser without the rows it was fitted on.
+    """
+    parts = []
+    for layer, share in zip(layers, weights, strict=True):
+        if layer.rows is None:
+            raise EraserError(
+                "An eraser does not hold the rows it was fitted on, which joining needs (it was "
+                "limited in rank, or saved by an earlier version). Fit it again, or combine in "
+                "sequence."
+            )
+        parts.append(layer.rows.double() * share**0.5)
+    return compressed(torch.cat(parts))

@@ -12,16 +12,12 @@ from torch import Tensor
 
 from ..activations import Activations
 from ..bases import check_energy, fit_basis
-from ..eraser import Edit, Eraser, LayerEraser, stack_rows
+from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import EraserError
 from ..progress import Progress, no_progress
-from .common import fitted, forget_rows, require_comparable
+from .common import fitted, mixed_rows, require_comparable, scaled_rows
 
 EDIT: Edit = "keys and values"
-
-SHARED = 1e-5
-"""Angle, in radians, below which a direction of one concept counts as another's too. Bases that
-were stored in float32 are known to about 1e-7."""
 
 
 @torch.no_grad()
@@ -35,7 +31,7 @@ def fit_pure(
 ) -> Eraser:
     """Fit E = I - P_F (I - P_R) in every layer.
 
-    Of several concepts, each gets the basis it would have alone, and V_F spans all of them.
+    Of several concepts, V_F is one basis over the rows of all.
 
     Args:
         forget: Activations of the concepts' prompts.
@@ -54,11 +50,8 @@ def fit_pure(
     layers = {}
     for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
         kept = None if retain is None else fit_basis(retain.rows[layer], retain_energy).vectors
-        own = [fit_basis(part, forget_energy).vectors for part in forget.by_concept(rows)]
-        basis, _ = union(own)
-        left, right = pure_factors(basis, kept)
-        weighted = forget_rows(forget, rows)
-        layers[layer] = LayerEraser(left.float(), right.float(), stack_rows([weighted]))
+        left, right = pure_factors(fit_basis(rows, forget_energy).vectors, kept)
+        layers[layer] = LayerEraser(left.float(), right.float(), scaled_rows(rows))
         progress(done, len(forget.rows))
     settings: dict[str, float | str] = {"forget_energy": forget_energy}
     if retain is not None:
@@ -84,51 +77,29 @@ def pure_factors(forget: Tensor, retain: Tensor | None) -> tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def join_pure(
-    layers: Sequence[LayerEraser], retain: Tensor | None, settings: Mapping[str, float | str]
+    layers: Sequence[LayerEraser],
+    weights: Sequence[float],
+    retain: Tensor | None,
+    settings: Mapping[str, float | str],
 ) -> LayerEraser:
-    """PURE for several concepts, from each one's own eraser: one basis over all of them.
-
-    A concept's L_i is its V_F, so V_F of all is an orthonormal basis of the L_i together.
+    """PURE for several concepts: one V_F over all forget rows, protected by one V_R.
 
     Args:
-        retain: (n_R, d), rows to protect; None if every eraser was fitted with the same ones. Then
-            V_F^T (I - P_R) follows from the L_i^T (I - P_R) that the erasers hold as R_i.
+        weights: Each eraser's share of all forget rows.
+        retain: (n_R, d), rows to protect; None for P_R = 0.
+
+    Raises:
+        EraserError: an eraser without the rows it was fitted on, or neighbours for erasers that
+            were fitted without.
     """
-    left, mixing = union([layer.proj_left.double() for layer in layers])
-    if retain is None:
-        right = mixing.T @ torch.cat([layer.proj_right.double() for layer in layers])
-    elif "retain_energy" not in settings:
-        raise EraserError(
-            "The erasers were fitted without neighbours, so there is no retain energy to protect "
-            "these with. Disconnect 'retain', or fit the concepts again with it."
-        )
-    else:
+    rows = mixed_rows(layers, weights)
+    kept = None
+    if retain is not None:
+        if "retain_energy" not in settings:
+            raise EraserError(
+                "The erasers were fitted without neighbours, so there is no retain energy to "
+                "protect these with. Disconnect 'retain', or fit the concepts again with it."
+            )
         kept = fit_basis(retain, float(settings["retain_energy"])).vectors
-        left, right = pure_factors(left, kept)
-    return LayerEraser(left.float(), right.float(), stack_rows([each.rows for each in layers]))
-
-
-def union(bases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """An orthonormal basis of all spaces together, and how it is made of theirs.
-
-    Directions that the spaces share to within `SHARED` are counted once.
-
-    Args:
-        bases: V_i (d, r_i) each, orthonormal, float64.
-
-    Returns:
-        V (d, r) and M (sum of r_i, r) with V = [V_1, V_2, ..] M.
-    """
-    together = torch.cat(list(bases), dim=1)
-    d, count = together.shape
-    if len(bases) == 1:
-        return together, torch.eye(count, dtype=together.dtype)
-    if count < d:
-        frame, inner = torch.linalg.qr(together)
-        directions, sizes, mixed = torch.linalg.svd(inner)
-        kept = sizes > SHARED
-        return frame @ directions[:, kept], mixed.T[:, kept] / sizes[kept]
-    squares, directions = torch.linalg.eigh(together @ together.T)
-    kept = squares > SHARED**2
-    basis = directions[:, kept].flip(1)
-    return basis, together.T @ basis / squares[kept].flip(0)
+    left, right = pure_factors(fit_basis(rows, float(settings["forget_energy"])).vectors, kept)
+    return LayerEraser(left.float(), right.float(), rows.float())

@@ -14,9 +14,6 @@ E - I is linear in T_F - H_F, so aiming `overshoot` times as far as the neighbou
 Beyond 1 makes up for what this fit cannot see: rows are means over positions, and damping and
 keeping stop the rows short of their targets.
 
-Of several concepts every one keeps its weight: H_F^T H_F / n_F and T_F^T H_F / n_F become the sums
-over the concepts, so the eraser does not depend on their order.
-
 It edits the values only: E is fitted in their space, and the attention stays as it is.
 """
 
@@ -28,11 +25,11 @@ import torch
 from torch import Tensor
 
 from ..activations import Activations
-from ..eraser import Edit, Eraser, LayerEraser, stack_rows
-from ..errors import EraserError, FitError
+from ..eraser import Edit, Eraser, LayerEraser
+from ..errors import FitError
 from ..progress import Progress, no_progress
 from ..thin import thin_product
-from .common import fitted, forget_rows, neighbour_means, require_comparable
+from .common import fitted, mixed_rows, neighbour_means, require_comparable, scaled_rows
 
 EDIT: Edit = "values"
 
@@ -77,34 +74,32 @@ def fit_ridge(
     for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
         if not bool(retain.rows[layer].any()):
             raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
-        gaps = rows.double() - neighbour_means(forget, retain, layer)
-        weighted = forget_rows(forget, rows.double())
+        targets = neighbour_means(forget, retain, layer)
         left, right = ridge_factors(
-            weighted, forget_rows(forget, gaps), retain.rows[layer].double(), keep, damping
+            rows.double(), targets, retain.rows[layer].double(), keep, damping
         )
-        layers[layer] = LayerEraser(
-            (overshoot * left).float(), right.float(), stack_rows([weighted.float()])
-        )
+        layers[layer] = LayerEraser((overshoot * left).float(), right.float(), scaled_rows(rows))
         progress(done, len(forget.rows))
     settings: dict[str, float | str] = {"keep": keep, "damping": damping, "overshoot": overshoot}
     return fitted("ridge", settings, EDIT, layers, forget=forget, retain=retain)
 
 
 def ridge_factors(
-    rows: Tensor, gaps: Tensor, retain: Tensor, keep: float, damping: float
+    forget: Tensor, targets: Tensor, retain: Tensor, keep: float, damping: float
 ) -> tuple[Tensor, Tensor]:
     """Thin factors of the ridge solution: E = I - L R, L (d, r), R (r, d).
 
-    E - I = -G^T X A^-1 with A = X^T X + keep H_R^T H_R / n_R + damping tau I, so the rank is at
-    most n_F.
+    E - I = (T_F - H_F)^T (H_F A^-1 / n_F), so the rank is at most n_F.
 
     Args:
-        rows: X = H_F / sqrt(n_F) of shape (n_F, d), float64.
-        gaps: G = (H_F - T_F) / sqrt(n_F) of shape (n_F, d), float64.
+        forget: H_F of shape (n_F, d), float64.
+        targets: T_F of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
     """
     kept, floor = kept_rows(retain, keep, damping)
-    return thin_product(gaps.T, solve_rows(torch.cat([rows, kept]), floor, len(rows)))
+    n = len(forget)
+    solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
+    return thin_product((forget - targets).T, solved)
 
 
 def kept_rows(retain: Tensor, keep: float, damping: float) -> tuple[Tensor, Tensor]:
@@ -114,42 +109,36 @@ def kept_rows(retain: Tensor, keep: float, damping: float) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def join_ridge(
-    layers: Sequence[LayerEraser], retain: Tensor | None, settings: Mapping[str, float | str]
+    layers: Sequence[LayerEraser],
+    weights: Sequence[float],
+    retain: Tensor | None,
+    settings: Mapping[str, float | str],
 ) -> LayerEraser:
     """The ridge eraser of several concepts, from each one's own eraser and rows.
 
-    A concept's eraser gives its moment back: G_i^T X_i = L_i R_i A_i, with A_i of its own rows.
-    The joint eraser is I - (sum of them) A^-1, with A of all rows: what `fit_ridge` finds for all
-    concepts at once.
+    An eraser gives its moment back: (H_F - T_F)^T H_F / n_F = L R A, with A of its own rows. The
+    joint eraser is I - (their weighted mean) A^-1, with A of all rows: what `fit_ridge` finds for
+    all concepts at once.
 
     Args:
+        weights: Each eraser's share of all forget rows.
         retain: (n_R, d), the rows that every concept was fitted with.
 
     Raises:
-        EraserError: no retain rows, or an eraser without the rows it was fitted on.
+        EraserError: an eraser without the rows it was fitted on.
     """
-    if retain is None:
-        raise EraserError(
-            "Ridge erasers are joined against the activations that they were fitted with: connect "
-            "them to 'retain', or combine in sequence."
-        )
+    assert retain is not None  # without it nothing was fitted
+    rows = mixed_rows(layers, weights)
     kept, floor = kept_rows(retain.double(), float(settings["keep"]), float(settings["damping"]))
     base = kept.T @ kept + floor * torch.eye(kept.shape[1], dtype=kept.dtype)
-    every = base.clone()
     moments = []
-    for layer in layers:
-        if layer.rows is None:
-            raise EraserError(
-                "An eraser does not hold the rows it was fitted on, which joining needs (it was "
-                "limited in rank, or saved by an earlier version). Fit it again, or combine in "
-                "sequence."
-            )
-        rows, right = layer.rows.double(), layer.proj_right.double()
-        moments.append(right @ base + (right @ rows.T) @ rows)
-        every += rows.T @ rows
-    solved = torch.cholesky_solve(torch.cat(moments).T, torch.linalg.cholesky(every)).T
+    for layer, share in zip(layers, weights, strict=True):
+        own, right = mixed_rows([layer], [1.0]), layer.proj_right.double()
+        moments.append(share * (right @ base + (right @ own.T) @ own))
+    every = torch.linalg.cholesky(base + rows.T @ rows)
+    solved = torch.cholesky_solve(torch.cat(moments).T, every).T
     left, right = thin_product(torch.cat([each.proj_left.double() for each in layers], 1), solved)
-    return LayerEraser(left.float(), right.float(), stack_rows([each.rows for each in layers]))
+    return LayerEraser(left.float(), right.float(), rows.float())
 
 
 def solve_rows(rows: Tensor, damping: Tensor, count: int) -> Tensor:

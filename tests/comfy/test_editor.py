@@ -41,6 +41,7 @@ EXAMPLES = {
     "apply_a_shared_eraser": Example(),
     "erase_a_concept": Example(report=True, summary=True),
     "erase_a_concept_one_node": Example(report=True),
+    "erase_several_concepts": Example(report=True, summary=True),
     "export_an_erased_checkpoint": Example(writes="output/checkpoints/erased_*_.safetensors"),
     "share_an_eraser": Example(report=True, writes="models/erasers/Zephyra_*_.safetensors"),
 }

@@ -34,7 +34,7 @@ def dense_ridge(h_f: Tensor, t_f: Tensor, h_r: Tensor, keep: float, damping: flo
 @pytest.mark.parametrize(("keep", "damping"), [(1.0, 0.01), (0.1, 0.5), (0.0, 0.1), (100.0, 1e-3)])
 def test_it_equals_the_dense_solve(n_f, n_r, d, keep, damping):
     h_f, t_f, h_r = random_rows(n_f, d, 0), random_rows(n_f, d, 1), random_rows(n_r, d, 2)
-    left, right = ridge_factors(h_f / n_f**0.5, (h_f - t_f) / n_f**0.5, h_r, keep, damping)
+    left, right = ridge_factors(h_f, t_f, h_r, keep, damping)
     e = torch.eye(d, dtype=torch.float64) - left @ right
     expected = dense_ridge(h_f, t_f, h_r, keep, damping)
     assert left.shape[1] <= min(n_f, d)
@@ -51,7 +51,7 @@ def test_it_minimises_its_objective():
         kept = keep * (h_r @ e.T - h_r).square().sum() / 30
         return erased + kept + damping * h_r.square().mean() * (e - eye).square().sum()
 
-    left, right = ridge_factors(h_f / 3, (h_f - t_f) / 3, h_r, keep, damping)
+    left, right = ridge_factors(h_f, t_f, h_r, keep, damping)
     best = (eye - left @ right).requires_grad_()
     (gradient,) = torch.autograd.grad(objective(best), best)
     (at_identity,) = torch.autograd.grad(objective(eye.requires_grad_()), eye)
