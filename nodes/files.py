@@ -93,8 +93,8 @@ class SaveActivations(io.ComfyNode):
             description=(
                 "Writes captured activations to models/activations. A model's retain prompts are "
                 "captured once this way and used for every concept. The file holds the prompts "
-                "and settings and no model weights; at the default settings it has some 50 kB a "
-                "prompt and 1000 channels: about 40 MB for 54 prompts of SD 1.5, 270 MB of SDXL."
+                "and settings and no model weights; 54 prompts at the default settings take about "
+                "40 MB for SD 1.5 and 270 MB for SDXL."
             ),
             inputs=[
                 Activations.Input("activations", tooltip="From PURE Capture."),
