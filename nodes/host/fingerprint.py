@@ -48,6 +48,9 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(_samples(value))
     elif isinstance(value, WeightAdapterBase):
         _feed(digest, (type(value), value.weights))
+    elif isinstance(value, torch.nn.Module):
+        # Its parameters may hold patches just now. Buffers and bases tell noise schedules apart.
+        _feed(digest, (type(value).__mro__, dict(value.named_buffers())))
     elif isinstance(value, dict):
         digest.update(b"{")
         for key in sorted(value, key=str):
