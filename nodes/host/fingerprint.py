@@ -28,6 +28,8 @@ def fingerprint(model: ModelPatcher) -> str:
         _feed(digest, (key, weight[0], patches))
     _feed(digest, model.object_patches)
     _feed(digest, model.model_options)
+    if model.injections:  # a bypass LoRA: that it is there can be read, its weights cannot
+        _feed(digest, model.injections)
     return digest.hexdigest()[:32]
 
 

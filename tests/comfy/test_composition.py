@@ -24,6 +24,7 @@ from comfy_extras.nodes_custom_sampler import (
     RandomNoise,
     SamplerCustomAdvanced,
 )
+from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_freelunch import FreeU, FreeU_V2
 from comfy_extras.nodes_hypernetwork import HypernetworkLoader
 from comfy_extras.nodes_hypertile import HyperTile
@@ -33,7 +34,7 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
-from comfyui_pure.nodes.host.capture import capture
+from comfyui_pure.nodes.host.capture import CaptureError, capture
 from torch import Tensor
 
 from tests.comfy.erasers import Pair
@@ -237,6 +238,28 @@ def test_a_capture_sees_what_a_replacer_adds(pair: Pair, loaded: Loaded) -> None
         prompted = h.chunk(len(branches))[branches.index(0)].mean(dim=1)
         assert torch.allclose(captured.grid(layer)[0][:, step], prompted, atol=1e-6)
         assert difference(without.grid(layer)[0][:, step], prompted) > NOTICEABLE
+
+
+def test_a_cache_that_skips_the_model_samples_the_erased_checkpoint_and_is_not_captured(
+    pair: Pair, prompts: Prompts, loaded: Loaded
+) -> None:
+    cached = around(
+        EasyCacheNode, reuse_threshold=3.0, start_percent=0.0, end_percent=1.0, verbose=False
+    )
+
+    def sampled(model: ModelPatcher) -> Tensor:
+        return ksampler(model, prompts.positive, prompts.negative, steps=5)
+
+    expected = sampled(cached(pair.erased))
+    assert difference(expected, sampled(pair.erased)) > NOTICEABLE
+    assert difference(sampled(cached(pair.patched())), expected) == 0
+    assert difference(sampled(pair.patched(cached(pair.model))), expected) == 0
+
+    model = cached(pair.patched())
+    before = State.of(model)
+    with pytest.raises(CaptureError, match=r"captures are missing.*skips layers upstream"):
+        capture(model, loaded.clip, ["a ball"], QUICK._replace(run_steps=4))
+    State.of(model).require(before)
 
 
 GUIDERS: dict[str, Callable[[ModelPatcher, Prompts], Any]] = {

@@ -35,6 +35,7 @@ from tests.comfy.stock import (
     effective_weight,
     execute,
     ksampler,
+    lora,
     with_lora,
     with_wrapper,
 )
@@ -96,6 +97,29 @@ def test_of_two_loras_only_the_one_before_the_eraser_is_erased(pair: Pair) -> No
     first, later = change_of_lora(pair, seed=0), change_of_lora(pair, seed=1, strength=0.6)
     model = with_lora(pair.patched(with_lora(pair.model)), seed=1, strength=0.6)
     require_weights(model, lambda *at: e(at[0]) @ (w(*at) + first(*at)) + later(*at))
+
+
+@pytest.mark.parametrize("first", ["lora", "eraser"])
+def test_a_bypass_lora_is_erased_in_no_order(pair: Pair, prompts: Prompts, first: str) -> None:
+    """0.30 can add a LoRA to what a layer puts out and leave its weight alone."""
+    if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
+        pytest.skip("this ComfyUI has no LoraLoaderBypass")
+
+    def bypassing(model: ModelPatcher) -> ModelPatcher:
+        return comfy.sd.load_bypass_lora_for_models(model, None, lora(pair.model), 1.0, 0.0)[0]
+
+    layer = cross_attention_layers(pair.model)[3]
+    model = pair.patched(bypassing(pair.model)) if first == "lora" else bypassing(pair.patched())
+    at = (layer, "to_v")
+    expected = erasing(pair)(layer) @ weight_of(pair.model)(*at) + change_of_lora(pair)(*at)
+    seen: list[tuple[Tensor, Tensor]] = []
+    with layer.module.to_v.register_forward_hook(
+        lambda _module, inputs, output: seen.append((inputs[0].clone(), output.clone()))
+    ):
+        ksampler(model, prompts.positive, prompts.negative)
+    assert seen
+    for text, values in seen:
+        assert relative_error(values, text.double() @ expected.T) < 10 * ROUNDING
 
 
 def test_a_lora_between_two_erasers_is_erased_by_the_second_alone(pair: Pair) -> None:
@@ -276,6 +300,14 @@ def test_scaled_cross_attention_commutes_with_the_eraser(pair: Pair) -> None:
     (before,) = execute(UNetCrossAttentionMultiply, model=pair.model, **scale)
     for model in (after, pair.patched(before)):
         require_weights(model, expected)
+
+
+def test_the_fingerprint_tells_a_bypass_lora_apart(pair: Pair) -> None:
+    if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
+        pytest.skip("this ComfyUI has no LoraLoaderBypass")
+    state = lora(pair.model)
+    (bypassing, _) = comfy.sd.load_bypass_lora_for_models(pair.model, None, state, 1.0, 0.0)
+    assert fingerprint(bypassing) != fingerprint(pair.model)
 
 
 def test_the_fingerprint_tells_merges_apart(pair: Pair, second: ModelPatcher) -> None:
