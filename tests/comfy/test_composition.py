@@ -199,12 +199,18 @@ def test_a_hypernetwork_is_erased_in_any_order(
     require_parity(pair, prompts, plain, other)
 
 
+@pytest.fixture(scope="module")
+def source(pair: Pair) -> State:
+    """The model before any capture."""
+    return State.of(pair.model)
+
+
 @pytest.mark.parametrize("name", PATCHES)
 def test_a_capture_sees_the_erased_checkpoint_and_leaves_the_model_as_it_was(
-    pair: Pair, loaded: Loaded, name: str
+    pair: Pair, loaded: Loaded, source: State, name: str
 ) -> None:
     model, short = PATCHES[name](pair.patched()), QUICK._replace(latents=1)
-    before, source = State.of(model), State.of(pair.model)
+    before = State.of(model)
     rows = capture(model, loaded.clip, ["a ball"], short).rows
     expected = capture(PATCHES[name](pair.erased), loaded.clip, ["a ball"], short).rows
     assert all(torch.equal(rows[layer], expected[layer]) for layer in expected)
