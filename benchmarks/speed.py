@@ -40,10 +40,11 @@ from comfyui_pure.nodes.defaults import METHOD, Trajectory
 from comfyui_pure.nodes.host import capture as host
 from comfyui_pure.nodes.host.conditioning import encode, stack
 from comfyui_pure.nodes.host.layers import cross_attention_layers, display_name, widths
+from comfyui_pure.nodes.prompts import Anchors
 from comfyui_pure.pure_core.activations import Activations, CaptureSettings
 from comfyui_pure.pure_core.methods import METHODS
 
-from tests.comfy.shipped import AS_FITTED, TRAJECTORY, Fitting, Shipped, capture_groups, fit, patch
+from tests.comfy.shipped import AS_FITTED, TRAJECTORY, Fitting, Shipped, capture_anchors, fit, patch
 from tests.world.prompts import everything_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,8 +200,8 @@ def time_capture(shipped: Shipped, turns: int) -> Iterator[Ratio]:
 def time_sampling(shipped: Shipped, turns: int) -> Iterator[Ratio]:
     """What an eraser in the weights costs while sampling, once the model is loaded."""
     texts = prompts()
-    groups = [texts[: PROMPTS // 4], texts[PROMPTS // 4 :]]
-    forget, retain = capture_groups(shipped.model, shipped.clip, groups, TRAJECTORY)
+    prompts_of = Anchors((tuple(texts[: PROMPTS // 4]),), tuple(texts[PROMPTS // 4 :]))
+    forget, retain = capture_anchors(shipped.model, shipped.clip, prompts_of, TRAJECTORY)
     eraser = fit(METHOD, forget, retain, **Fitting()._asdict())
     erased = patch(shipped.model, eraser, 1.0, AS_FITTED)
 

@@ -106,7 +106,8 @@ def erased(model: narrow.NarrowModel, eraser: Eraser) -> Iterator[None]:
 def trial_prompts(trial: Trial) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The anchors that the nodes would write for the trial's concept."""
     neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
-    return anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
+    prompts = anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
+    return prompts.forget, prompts.retain
 
 
 def sweep(

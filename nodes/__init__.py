@@ -3,10 +3,11 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .capture import Capture
+from .combine import CombineErasers, ConcatenateActivations
 from .concept import Concept
 from .erase import EraseConcept
 from .export import SaveCheckpoint, SaveDiffusers, SaveLoRA
-from .files import LoadEraser, SaveEraser
+from .files import LoadActivations, LoadEraser, SaveActivations, SaveEraser
 from .fit import Fit
 from .patch import Patch
 
@@ -21,8 +22,12 @@ class PureExtension(ComfyExtension):
             Capture,
             Fit,
             Patch,
+            CombineErasers,
+            ConcatenateActivations,
             SaveEraser,
             LoadEraser,
+            SaveActivations,
+            LoadActivations,
             SaveCheckpoint,
             SaveLoRA,
             SaveDiffusers,

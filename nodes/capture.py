@@ -1,12 +1,13 @@
 """PURE_Capture: what the model's cross-attention puts out for a list of prompts."""
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from .defaults import Trajectory
 from .host.capture import capture
-from .prompts import lines
+from .prompts import lines, paragraphs
 from .types import CATEGORY, Activations, trajectory_inputs
 
 
@@ -30,7 +31,10 @@ class Capture(io.ComfyNode):
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="Prompts to capture, one a line, at least one.",
+                    tooltip=(
+                        "Prompts to capture, one a line, at least one. An empty line begins the "
+                        "prompts of another concept: reports and files then name each."
+                    ),
                 ),
                 *trajectory_inputs(),
             ],
@@ -39,4 +43,6 @@ class Capture(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, prompts: str, **trajectory: Any) -> io.NodeOutput:
-        return io.NodeOutput(capture(model, clip, lines(prompts), Trajectory(**trajectory)))
+        concepts = paragraphs(prompts)
+        captured = capture(model, clip, lines(prompts), Trajectory(**trajectory))
+        return io.NodeOutput(replace(captured, concepts=tuple(map(len, concepts))))

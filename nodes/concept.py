@@ -1,8 +1,8 @@
-"""PURE_Concept: from a name to the prompts that stand for it."""
+"""PURE_Concept: from names to the prompts that stand for them."""
 
 from comfy_api.latest import io
 
-from .prompts import anchors
+from .prompts import anchors, text_of
 from .types import CATEGORY, advanced, concept_input, kind_input, neighbours_input, templates_input
 
 
@@ -14,8 +14,8 @@ class Concept(io.ComfyNode):
             display_name="PURE Concept",
             category=CATEGORY,
             description=(
-                "Writes the prompts to capture: the concept in several short phrasings, and its "
-                "neighbours in the same phrasings."
+                "Writes the prompts to capture: the concept, or several, in several short "
+                "phrasings, and the neighbours in the same phrasings."
             ),
             inputs=[
                 concept_input(),
@@ -25,10 +25,14 @@ class Concept(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    display_name="forget", tooltip="Prompts of the concept, one a line."
+                    display_name="forget",
+                    tooltip=(
+                        "Prompts of the concept, one a line. Of several, an empty line comes "
+                        "between one and the next."
+                    ),
                 ),
                 io.String.Output(
-                    display_name="retain", tooltip="Prompts of its neighbours, one a line."
+                    display_name="retain", tooltip="Prompts of the neighbours, one a line."
                 ),
             ],
         )
@@ -38,4 +42,4 @@ class Concept(io.ComfyNode):
         cls, concept: str, kind: str, neighbours: str, templates: str = ""
     ) -> io.NodeOutput:
         prompts = anchors(concept, kind, neighbours, templates)
-        return io.NodeOutput("\n".join(prompts.forget), "\n".join(prompts.retain))
+        return io.NodeOutput(text_of(prompts.concepts), "\n".join(prompts.retain))

@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from ..pure_core.methods import METHODS, fit
 from ..pure_core.report import FitReport, draw
 from .defaults import METHOD, STRENGTH, Fitting, Trajectory
-from .host.capture import capture_groups
-from .host.patch import AS_FITTED, patch
+from .host.capture import capture_anchors
+from .host.patch import AS_FITTED, describe, patch
 from .host.pictures import to_image
+from .host.progress import progress
 from .prompts import PromptError, anchors
 from .types import (
     CATEGORY,
@@ -17,6 +18,7 @@ from .types import (
     advanced,
     concept_input,
     kind_input,
+    max_rank_input,
     method_input,
     neighbours_input,
     optional,
@@ -36,10 +38,10 @@ class EraseConcept(io.ComfyNode):
             display_name="PURE Erase Concept",
             category=CATEGORY,
             description=(
-                "Erases a concept from the model and keeps its neighbours: writes the prompts, "
-                "captures, fits and patches with the settings that measured best. Put it after "
-                "all LoRAs. For the paper's method choose pure; for every setting use the other "
-                "PURE nodes."
+                "Erases a concept, or several, from the model and keeps the neighbours: writes "
+                "the prompts, captures, fits and patches with the settings that measured best. "
+                "Put it after all LoRAs. For the paper's method choose pure; for every setting "
+                "use the other PURE nodes."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
@@ -51,6 +53,7 @@ class EraseConcept(io.ComfyNode):
                 strength_input(STRENGTH),
                 *(advanced(optional(widget)) for widget in trajectory_inputs()),
                 advanced(templates_input()),
+                max_rank_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model without the concept."),
@@ -60,6 +63,9 @@ class EraseConcept(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="report", tooltip="What was removed and kept in every layer."
+                ),
+                io.String.Output(
+                    display_name="summary", tooltip="The report in words, and what was patched."
                 ),
             ],
         )
@@ -76,6 +82,7 @@ class EraseConcept(io.ComfyNode):
         method: str,
         strength: float,
         templates: str = "",
+        max_rank: int = 0,
         **trajectory: Any,
     ) -> io.NodeOutput:
         prompts = anchors(concept, kind, neighbours, templates)
@@ -84,9 +91,11 @@ class EraseConcept(io.ComfyNode):
                 f"neighbours: the method {method} sends the concept to its neighbours, expected at "
                 "least one line, got none. List some, or choose the method pure."
             )
-        groups = [group for group in prompts if group]
-        forget, *rest = capture_groups(model, clip, groups, Trajectory(**trajectory))
-        retain = rest[0] if rest else None
-        eraser = fit(method, forget, retain, **Fitting()._asdict())
-        report = to_image(draw(FitReport.of(eraser, forget, retain)))
-        return io.NodeOutput(patch(model, eraser, strength, AS_FITTED), eraser, report)
+        forget, retain = capture_anchors(model, clip, prompts, Trajectory(**trajectory))
+        eraser = fit(method, forget, retain, progress(), **Fitting()._asdict())
+        if max_rank:
+            eraser = eraser.limited(max_rank)
+        report = FitReport.of(eraser, forget, retain, progress())
+        patched = patch(model, eraser, strength, AS_FITTED)
+        words = f"{report.summary()}\n{describe(model, eraser, strength, AS_FITTED)}"
+        return io.NodeOutput(patched, eraser, to_image(draw(report)), words)

@@ -10,6 +10,7 @@ from ..pure_core.export import LORA_DTYPES, Step, export_checkpoint, export_diff
 from .defaults import STRENGTH
 from .host import export as host
 from .host.patch import AS_FITTED
+from .host.progress import progress
 from .types import CATEGORY, advanced, edit_input, eraser_input, optional, strength_input
 
 
@@ -90,7 +91,7 @@ def export(
     """Let `write` make the target from the source file."""
     applied = steps(given["eraser"], given["strength"], given["edit"])
     source = host.source(given["ckpt_name"][0])
-    write(source, target, applied, any_source[0], host.progress())
+    write(source, target, applied, any_source[0], progress())
     return written(str(target))
 
 

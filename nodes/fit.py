@@ -7,7 +7,16 @@ from ..pure_core.methods import METHODS, fit
 from ..pure_core.report import FitReport, draw
 from .defaults import METHOD, Fitting
 from .host.pictures import to_image
-from .types import CATEGORY, Activations, Eraser, advanced, method_input, optional
+from .host.progress import progress
+from .types import (
+    CATEGORY,
+    Activations,
+    Eraser,
+    advanced,
+    max_rank_input,
+    method_input,
+    optional,
+)
 
 ENERGY_STEP = 0.00001
 
@@ -25,7 +34,10 @@ class Fit(io.ComfyNode):
                 "keeps its neighbours. For the paper's method choose pure."
             ),
             inputs=[
-                Activations.Input("forget", tooltip="Activations of the concept's prompts."),
+                Activations.Input(
+                    "forget",
+                    tooltip="Activations of the concept's prompts, or of several concepts'.",
+                ),
                 Activations.Input(
                     "retain",
                     optional=True,
@@ -102,6 +114,7 @@ class Fit(io.ComfyNode):
                         )
                     )
                 ),
+                max_rank_input(),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),
@@ -119,8 +132,11 @@ class Fit(io.ComfyNode):
         forget: core.Activations,
         method: str,
         retain: core.Activations | None = None,
+        max_rank: int = 0,
         **settings: float,
     ) -> io.NodeOutput:
-        eraser = fit(method, forget, retain, **settings)
-        report = FitReport.of(eraser, forget, retain)
+        eraser = fit(method, forget, retain, progress(), **settings)
+        if max_rank:
+            eraser = eraser.limited(max_rank)
+        report = FitReport.of(eraser, forget, retain, progress())
         return io.NodeOutput(eraser, to_image(draw(report)), report.summary())

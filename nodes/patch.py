@@ -5,9 +5,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..pure_core import eraser as core
+from ..pure_core.selection import select
 from .defaults import STRENGTH
-from .host.patch import patch
-from .types import CATEGORY, edit_input, eraser_input, strength_input
+from .host.patch import describe, patch
+from .types import CATEGORY, Eraser, advanced, edit_input, eraser_input, strength_input
 
 
 class Patch(io.ComfyNode):
@@ -30,10 +31,58 @@ class Patch(io.ComfyNode):
                 eraser_input(),
                 strength_input(STRENGTH),
                 edit_input(),
+                advanced(
+                    io.String.Input(
+                        "layers",
+                        default="",
+                        optional=True,
+                        tooltip=(
+                            "In which layers to erase: input, middle, output, or layer names with "
+                            "* for anything (output_blocks.3.*), several with commas between "
+                            "them. Empty: in all."
+                        ),
+                    )
+                ),
+                advanced(
+                    io.Float.Input(
+                        "contribution",
+                        default=1.0,
+                        min=0.01,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip=(
+                            "Erase only in the layers that do most: the fewest that together do "
+                            "this share of the change measured on the concept's prompts, .01 to "
+                            "1. 1: in all."
+                        ),
+                    )
+                ),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                Eraser.Output(
+                    display_name="eraser",
+                    tooltip="The eraser in the chosen layers alone, for the saving nodes.",
+                ),
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="What was patched, on top of what, and what its rounding loses.",
+                ),
+            ],
         )
 
     @classmethod
-    def execute(cls, model: Any, eraser: core.Eraser, strength: float, edit: str) -> io.NodeOutput:
-        return io.NodeOutput(patch(model, eraser, strength, edit))
+    def execute(
+        cls,
+        model: Any,
+        eraser: core.Eraser,
+        *,
+        strength: float,
+        edit: str,
+        layers: str = "",
+        contribution: float = 1.0,
+    ) -> io.NodeOutput:
+        chosen = select(eraser, layers, contribution)
+        patched = patch(model, chosen, strength, edit)
+        return io.NodeOutput(patched, chosen, describe(model, chosen, strength, edit))

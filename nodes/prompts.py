@@ -1,10 +1,13 @@
-"""From a concept to its anchor prompts.
+"""From concepts to their anchor prompts.
 
 The anchors of PURE (arXiv 2605.25765) are short phrasings of the target (forget) and of concepts
 of the same category (retain). The paper's plots suggest six templates and nine neighbours; it
 publishes no list, so these templates are ours.
 """
 
+import re
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from ..pure_core.errors import PureError
@@ -59,8 +62,15 @@ class PromptError(PureError):
 class Anchors(NamedTuple):
     """Prompts to capture."""
 
-    forget: tuple[str, ...]
+    concepts: tuple[tuple[str, ...], ...]
+    """Of every concept, its forget prompts."""
+
     retain: tuple[str, ...]
+
+    @property
+    def forget(self) -> tuple[str, ...]:
+        """The prompts of all concepts, one concept after the other."""
+        return tuple(chain.from_iterable(self.concepts))
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -68,27 +78,44 @@ def lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def anchors(concept: str, kind: str, neighbours: str, templates: str = "") -> Anchors:
-    """The concept and its neighbours in every template.
+def paragraphs(text: str) -> tuple[tuple[str, ...], ...]:
+    """The lines between empty lines: what belongs to one concept."""
+    blocks = re.split(r"\n\s*\n", "\n".join(text.splitlines()))
+    return tuple(found for block in blocks if (found := lines(block)))
+
+
+def text_of(concepts: Sequence[Sequence[str]]) -> str:
+    """What `paragraphs` reads back: a prompt a line, an empty line between concepts."""
+    return "\n\n".join("\n".join(prompts) for prompts in concepts)
+
+
+def anchors(concepts: str, kind: str, neighbours: str, templates: str = "") -> Anchors:
+    """The concepts and their neighbours in every template.
 
     Args:
-        concept: What to forget.
+        concepts: What to forget, one a line.
         kind: One of `KINDS`, chooses the templates.
         neighbours: Concepts to keep, one a line, may be empty.
         templates: Own templates, one a line, instead of the kind's.
 
     Raises:
-        PromptError: no concept, a template without `{}`, or the concept among its neighbours.
+        PromptError: no concept, one named twice, a template without `{}`, or a concept among its
+            neighbours.
     """
-    name = " ".join(concept.split())
-    if not name:
+    names = tuple(" ".join(line.split()) for line in lines(concepts))
+    if not names:
         raise PromptError("concept: expected the name of what to erase, got nothing.")
+    folded = [name.casefold() for name in names]
+    for number, name in enumerate(names):
+        if folded[number] in folded[:number]:
+            raise PromptError(f"concept: '{name}' stands there twice. Remove one of the lines.")
     kept = lines(neighbours)
-    if name.casefold() in {neighbour.casefold() for neighbour in kept}:
-        raise PromptError(
-            f"neighbours: '{name}' is the concept itself, and what is kept cannot be erased. "
-            "Remove that line."
-        )
+    for neighbour in kept:
+        if neighbour.casefold() in folded:
+            raise PromptError(
+                f"neighbours: '{neighbour}' is a concept to erase, and what is kept cannot be "
+                "erased. Remove that line."
+            )
     patterns = lines(templates) or TEMPLATES[kind]
     for pattern in patterns:
         if "{}" not in pattern:
@@ -97,6 +124,6 @@ def anchors(concept: str, kind: str, neighbours: str, templates: str = "") -> An
                 f"'{pattern}'."
             )
     return Anchors(
-        tuple(pattern.replace("{}", name) for pattern in patterns),
+        tuple(tuple(pattern.replace("{}", name) for pattern in patterns) for name in names),
         tuple(pattern.replace("{}", each) for each in kept for pattern in patterns),
     )

@@ -1,6 +1,6 @@
 """Sockets and widgets that several nodes share."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
@@ -13,6 +13,7 @@ CATEGORY = "PURE"
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_STRENGTH = 5.0
+MAX_SOCKETS = 8
 
 # Outputs get a display_name and no id: 0.3.75 refuses an output with the id of an input.
 Activations = io.Custom("PURE_ACTIVATIONS")
@@ -40,7 +41,12 @@ def concept_input() -> io.String.Input:
     return io.String.Input(
         "concept",
         default="",
-        tooltip="What to erase, as a prompt would name it, for example: Van Gogh. Not a sentence.",
+        multiline=True,
+        tooltip=(
+            "What to erase, as a prompt would name it, for example: Van Gogh. Not a sentence. "
+            "Several of one kind: one a line; all are erased together, and the neighbours are "
+            "captured once."
+        ),
     )
 
 
@@ -170,6 +176,25 @@ def trajectory_inputs() -> list[io.Input]:
     ]
 
 
+def max_rank_input() -> io.Int.Input:
+    return advanced(
+        optional(
+            io.Int.Input(
+                "max_rank",
+                default=0,
+                min=0,
+                max=4096,
+                step=1,
+                tooltip=(
+                    "At most so many directions are changed in each layer, those in which the "
+                    "concept changes most; 1 to 4096, 0 for all of them. Fewer make smaller files "
+                    "and LoRAs and touch less of the model, and erase less."
+                ),
+            )
+        )
+    )
+
+
 def strength_input(default: float) -> io.Float.Input:
     return io.Float.Input(
         "strength",
@@ -188,6 +213,20 @@ def eraser_input(more: str = "") -> io.Input:
     return Eraser.Input(
         "eraser", tooltip=f"From PURE Fit, PURE Erase Concept or PURE Load Eraser.{more}"
     )
+
+
+def numbered_inputs(kind: Any, name: str, tooltip: str) -> list[io.Input]:
+    """Sockets name_1 to name_8, the first required. A list may be connected to each."""
+    return [
+        kind.Input(f"{name}_{number}", optional=number > 1, tooltip=tooltip)
+        for number in range(1, MAX_SOCKETS + 1)
+    ]
+
+
+def in_order(given: dict[str, list[Any] | None]) -> list[Any]:
+    """What came in at numbered sockets, by their number."""
+    names = sorted(given, key=lambda name: int(name.rpartition("_")[2]))
+    return [each for name in names for each in given[name] or [] if each is not None]
 
 
 def edit_input() -> io.Combo.Input:

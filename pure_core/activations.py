@@ -66,6 +66,14 @@ class CaptureSettings:
         )
         return [f"{name} {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
+    def trajectory(self) -> dict[str, float | str]:
+        """The settings without the model: what was sampled, not on what."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if not each.name.startswith("source_")
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Activations:
@@ -80,9 +88,17 @@ class Activations:
     prompts: tuple[str, ...]
     settings: CaptureSettings
 
+    concepts: tuple[int, ...] = ()
+    """How many of the prompts belong to each concept, in their order. Empty: all to one."""
+
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ActivationError("Activations need at least one prompt, got none.")
+        if sum(self.groups) != len(self.prompts) or min(self.groups) < 1:
+            raise ActivationError(
+                f"The concepts have {self.groups} prompts, expected {len(self.prompts)} in all and "
+                "at least one each."
+            )
         if not self.rows:
             raise ActivationError("Activations need at least one layer, got none.")
         for layer, rows in self.rows.items():
@@ -114,6 +130,24 @@ class Activations:
         """Layer -> d."""
         return {layer: rows.shape[1] for layer, rows in self.rows.items()}
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """How many prompts each concept has."""
+        return self.concepts or (len(self.prompts),)
+
+    def split(self, prompts: int) -> tuple[Activations, Activations | None]:
+        """The first prompts and the rest, None if there is none; each counts as one concept."""
+        cut = prompts * self.settings.latents * self.settings.run_steps
+
+        def part(names: tuple[str, ...], rows: slice) -> Activations:
+            return Activations(
+                {layer: each[rows] for layer, each in self.rows.items()}, names, self.settings
+            )
+
+        rest = self.prompts[prompts:]
+        first = part(self.prompts[:prompts], slice(cut))
+        return first, part(rest, slice(cut, None)) if rest else None
+
     def grid(self, layer: str) -> Tensor:
         """The rows of one layer as (prompts, latents, run_steps, d)."""
         rows = self.rows[layer]
@@ -122,7 +156,7 @@ class Activations:
         )
 
     def concatenate(self, other: Activations) -> Activations:
-        """These prompts followed by the other's.
+        """These prompts followed by the other's, which are other concepts.
 
         Raises:
             ActivationError: the two were captured with different settings, from different
@@ -142,7 +176,9 @@ class Activations:
                 f"{len(other.rows)} of widths {sorted(set(other.widths.values()))}."
             )
         rows = {layer: torch.cat([mine, other.rows[layer]]) for layer, mine in self.rows.items()}
-        return Activations(rows, self.prompts + other.prompts, self.settings)
+        return Activations(
+            rows, self.prompts + other.prompts, self.settings, self.groups + other.groups
+        )
 
 
 class ActivationCollector:

@@ -14,12 +14,15 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from . import __version__
+from .activations import Activations
+from .activations_file import KIND as ACTIVATIONS
+from .activations_file import load_activations
+from .combine import MODES, combine
 from .eraser import EDITS, Eraser
 from .eraser_file import FORMAT, load_eraser, save_eraser
 from .errors import PureError
@@ -33,10 +36,20 @@ from .export import (
     lora_tensors,
 )
 from .export.provenance import export_metadata, read_record
-from .safetensors_file import Progress, SafetensorsFile
+from .progress import Progress
+from .safetensors_file import SafetensorsFile
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 """Exit status; argparse ends with 2 when the command itself is not understood."""
+
+OPTIONS = {
+    "(any_source)": "(--any-source)",
+    "max_rank:": "--max-rank:",
+    "connect them to 'retain'": "give them with --retain",
+    "Connect activations of all neighbours to 'retain'": "Give activations of all with --retain",
+    "Disconnect 'retain'": "Leave --retain away",
+}
+"""Words of messages that name inputs in the graph -> what they are here."""
 
 EXPORTS = {"apply": export_checkpoint, "diffusers": export_diffusers}
 
@@ -107,9 +120,28 @@ def parser() -> argparse.ArgumentParser:
         )
     lora.add_argument("--dtype", choices=LORA_DTYPES, default="float32", help="default: float32")
 
-    merge = add("merge", "Write several erasers as one.", "It does what they do one after another.")
-    merge.add_argument("erasers", nargs="+", metavar="ERASER", help="in this order")
+    merge = add("merge", "Write several erasers as one.")
+    merge.add_argument("erasers", nargs="+", metavar="ERASER", help="two or more")
     _add_output(merge, "the eraser (.safetensors) to write")
+    merge.add_argument(
+        "--mode",
+        choices=MODES,
+        default="in sequence",
+        help="in sequence: the product, in this order (default); joint: what fitting all concepts "
+        "at once gives, in any order",
+    )
+    merge.add_argument(
+        "--retain",
+        metavar="FILE",
+        help="activations (.safetensors, saved in ComfyUI) of what a joint eraser has to keep",
+    )
+    merge.add_argument(
+        "--max-rank",
+        type=int,
+        default=0,
+        metavar="R",
+        help="at most R directions a layer, those in which the concepts change most (default: all)",
+    )
     return top
 
 
@@ -143,7 +175,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _readable(message: str) -> str:
     """Messages name parameters; on the command line they are options."""
-    return message.replace("(any_source)", "(--any-source)")
+    for parameter, option in OPTIONS.items():
+        message = message.replace(parameter, option)
+    return message
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -180,7 +214,10 @@ def _lora(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    merged = reduce(Eraser.compose, [load_eraser(path) for path in options.erasers])
+    erasers = [load_eraser(path) for path in options.erasers]
+    retain = load_activations(options.retain) if options.retain else None
+    with _Bar() as progress:
+        merged = combine(erasers, options.mode, retain, options.max_rank, progress)
     save_eraser(merged, options.output)
     _say_written(Path(options.output), started)
     return OK
@@ -221,6 +258,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if file.metadata.get("format") == FORMAT:
         eraser = load_eraser(path)
         return {**common, "holds": "eraser", **_describe_eraser(eraser)}
+    if file.metadata.get("format") == ACTIVATIONS.format:
+        captured = load_activations(path)
+        return {**common, "holds": "activations", **_describe_activations(captured)}
     names = list(file.entries)
     is_lora = any(".lora_" in name for name in names)
     described = {**common, "holds": "LoRA" if is_lora else "model", "tensors": len(names)}
@@ -238,14 +278,28 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
         "widths": sorted(set(widths)),
         "ranks": [min(ranks), max(ranks)],
         "fingerprint": eraser.fingerprint,
+        "concepts": made.names,
         "method": made.method,
         "settings": made.settings,
+        "capture": made.capture,
         "edit": made.edit,
         "forget": made.forget,
         "retain": made.retain,
         "source": {"name": made.source_name, "fingerprint": made.source_fingerprint},
         "created": made.created,
         "plugin_version": made.plugin_version,
+    }
+
+
+def _describe_activations(captured: Activations) -> dict[str, Any]:
+    settings = captured.settings
+    return {
+        "layers": len(captured.rows),
+        "widths": sorted(set(captured.widths.values())),
+        "concepts": len(captured.groups),
+        "prompts": captured.prompts,
+        "settings": settings.trajectory(),
+        "source": {"name": settings.source_name, "fingerprint": settings.source_fingerprint},
     }
 
 
@@ -258,7 +312,7 @@ def _as_text(described: dict[str, Any], indent: str = "") -> str:
             lines.append(label + ("" if value else " none recorded"))
             for number, each in enumerate(value, start=1):
                 lines += [f"{indent}  eraser {number}", _as_text(each, indent + "    ")]
-        elif name in ("forget", "retain") and isinstance(value, (list, tuple)):
+        elif name in ("forget", "retain", "prompts") and isinstance(value, (list, tuple)):
             lines.append(f"{label} {len(value)} prompts")
             lines += [f"{indent}  {_printable(prompt)}" for prompt in value]
         elif isinstance(value, dict):

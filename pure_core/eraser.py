@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from .activations import Activations
 from .errors import EraserError
-from .sketch import SAME, difference
 
 Edit = Literal["keys and values", "values", "keys"]
 """Which of a cross-attention's projections E multiplies: W_K and W_V, W_V alone, W_K alone."""
@@ -47,12 +47,20 @@ class LayerEraser:
     proj_right: Tensor
     """R of shape (r, d)."""
 
+    rows: Tensor | None = None
+    """X of shape (m, d) with X^T X = H_F^T H_F / n_F, the second moment of the forget rows, which
+    joining with other concepts needs. None where it is not known."""
+
     def __post_init__(self) -> None:
         left, right = tuple(self.proj_left.shape), tuple(self.proj_right.shape)
         if len(left) != 2 or left != right[::-1]:
             raise EraserError(
                 f"Expected proj_left of shape (d, r) and proj_right of shape (r, d), got {left} "
                 f"and {right}."
+            )
+        if self.rows is not None and (self.rows.ndim != 2 or self.rows.shape[1] != left[0]):
+            raise EraserError(
+                f"Expected rows of shape (m, {left[0]}), got {tuple(self.rows.shape)}."
             )
 
     @property
@@ -101,25 +109,53 @@ class LayerEraser:
     def scaled(self, strength: float) -> LayerEraser:
         """I - s L R. Strength 0 keeps no direction at all, so it is the identity bit for bit."""
         if strength == 0:
-            return LayerEraser(self.proj_left[:, :0], self.proj_right[:0])
-        return LayerEraser(self.proj_left * strength, self.proj_right)
+            return LayerEraser(self.proj_left[:, :0], self.proj_right[:0], self.rows)
+        return LayerEraser(self.proj_left * strength, self.proj_right, self.rows)
 
     def then(self, other: LayerEraser) -> LayerEraser:
-        """The product E_other E_self, of rank r_self + r_other.
+        """The product E_other E_self, of rank r_self + r_other, at most d.
 
-        (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1].
+        (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1]. It has no rows.
         """
         if self.width != other.width:
             raise EraserError(f"Widths differ: {self.width} and {other.width}.")
         crossed = other.proj_right - (other.proj_right @ self.proj_left) @ self.proj_right
-        return LayerEraser(
-            torch.cat([self.proj_left, other.proj_left], dim=1),
-            torch.cat([self.proj_right, crossed], dim=0),
-        )
+        left = torch.cat([self.proj_left, other.proj_left], dim=1)
+        right = torch.cat([self.proj_right, crossed], dim=0)
+        if left.shape[1] > self.width:
+            left, right = left @ right, torch.eye(self.width, dtype=left.dtype, device=left.device)
+        return LayerEraser(left, right)
+
+    def limited(self, max_rank: int) -> LayerEraser:
+        """The eraser of at most that rank which comes closest to E on the forget rows.
+
+        It minimises |X (E - E')^T| over all E' = I - L' R' of the rank: L' holds the leading
+        directions U of what E changes in the rows, and R' = U^T L R. So what E keeps exactly, E'
+        keeps exactly. Without rows the change itself, L R, is what is approximated.
+        """
+        if self.rank <= max_rank:
+            return self
+        frame, inner = torch.linalg.qr(self.proj_left.double())
+        right = self.proj_right.double()
+        seen = right if self.rows is None else right @ self.rows.double().T
+        directions, _, _ = torch.linalg.svd(inner @ seen, full_matrices=False)
+        leading = directions[:, :max_rank]
+        return LayerEraser(frame @ leading, leading.T @ inner @ right).to(self.proj_left.dtype)
+
+    def share_changed(self) -> float | None:
+        """|X - X E^T|^2 / |X|^2: how much of the forget rows' energy E changes."""
+        if self.rows is None:
+            return None
+        changed = (self.rows @ self.proj_right.T) @ self.proj_left.T
+        return float(changed.square().sum() / self.rows.square().sum().clamp(min=1e-30))
 
     def to(self, *args: Any, **kwargs: Any) -> LayerEraser:
-        """Both factors moved or cast as `Tensor.to` does."""
-        return LayerEraser(self.proj_left.to(*args, **kwargs), self.proj_right.to(*args, **kwargs))
+        """Every tensor moved or cast as `Tensor.to` does."""
+        return LayerEraser(
+            self.proj_left.to(*args, **kwargs),
+            self.proj_right.to(*args, **kwargs),
+            None if self.rows is None else self.rows.to(*args, **kwargs),
+        )
 
 
 @dataclass(frozen=True)
@@ -155,9 +191,36 @@ class Provenance:
 
     plugin_version: str
 
+    concepts: tuple[int, ...] = ()
+    """How many of the forget prompts belong to each concept, in their order; empty if the file
+    does not say, which means one concept."""
+
+    capture: dict[str, float | str] = field(default_factory=dict)
+    """Settings of the trajectory that the activations came from; empty if not known, or if several
+    erasers with different ones were combined."""
+
+    contribution: dict[str, float] = field(default_factory=dict)
+    """Layer -> share of the forget rows' energy that its E changes; empty if not known."""
+
     def __post_init__(self) -> None:
         if self.edit not in EDITS:
             raise EraserError(f"edit has to be one of {', '.join(EDITS)}, got {self.edit!r}.")
+        if self.concepts and sum(self.concepts) != len(self.forget):
+            raise EraserError(
+                f"{sum(self.concepts)} prompts of {len(self.concepts)} concepts were announced, "
+                f"there are {len(self.forget)} forget prompts."
+            )
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """How many forget prompts each concept has."""
+        return self.concepts or (len(self.forget),)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The first prompt of every concept, which names it."""
+        starts = accumulate(self.groups[:-1], initial=0)
+        return tuple(self.forget[start] for start in starts if self.forget)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +234,9 @@ class Eraser:
     """Module path without 'diffusion_model.' -> eraser of that layer."""
 
     provenance: Provenance
+
+    retain: Activations | None = field(default=None, repr=False)
+    """The retain activations it was fitted with, until it is saved: joining needs them."""
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -199,38 +265,24 @@ class Eraser:
 
     def strength(self, strength: float) -> Eraser:
         """E_s = I - s L R for every layer: 0 the identity, 1 as fitted, below 0 amplifies."""
+        layers = self._each(lambda layer: layer.scaled(strength))
         settings = self.provenance.settings | {"strength": float(strength)}
-        return Eraser(
-            self._each(lambda layer: layer.scaled(strength)),
-            replace(self.provenance, settings=settings),
-        )
+        made = replace(self.provenance, settings=settings, contribution=contribution(layers))
+        return Eraser(layers, made)
 
-    def compose(self, other: Eraser) -> Eraser:
-        """First this eraser, then the other: exactly E_other E_self in every layer.
+    def limited(self, max_rank: int) -> Eraser:
+        """At most `max_rank` directions a layer, those in which the forget rows change most.
 
         Raises:
-            EraserError: the two belong to different architectures or edit different
-                projections.
+            EraserError: `max_rank` below 1.
         """
-        require_same_widths(self.widths, other.widths)
-        mine, theirs = self.provenance, other.provenance
-        if mine.edit != theirs.edit:
-            raise EraserError(
-                f"One eraser edits {mine.edit}, the other {theirs.edit}: they are not one "
-                "eraser. Patch the model with one after the other instead."
-            )
-        layers = {name: layer.then(other.layers[name]) for name, layer in self.layers.items()}
-        return Eraser(
-            layers,
-            replace(
-                theirs,
-                method=f"{mine.method} then {theirs.method}",
-                settings=_numbered([mine.settings, theirs.settings]),
-                forget=mine.forget + theirs.forget,
-                retain=mine.retain + theirs.retain,
-                source_sketch=_agreed(mine.source_sketch, theirs.source_sketch),
-            ),
-        )
+        if max_rank < 1:
+            raise EraserError(f"max_rank: expected 1 or more, got {max_rank}.")
+        if max(self.ranks.values()) <= max_rank:
+            return self
+        layers = self._each(lambda layer: layer.limited(max_rank))
+        settings = self.provenance.settings | {"max_rank": max_rank}
+        return Eraser(layers, replace(self.provenance, settings=settings))
 
     def to(self, *args: Any, **kwargs: Any) -> Eraser:
         """Every factor moved or cast as `Tensor.to` does."""
@@ -253,16 +305,13 @@ def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> Non
             )
 
 
-def _agreed(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
-    """The sketch of the model that both were fitted on, or nothing if there were two."""
-    return other if difference(one, other) <= SAME else {}
+def compressed(rows: Tensor) -> Tensor:
+    """X of shape (n, d) with at most d rows and the same X^T X."""
+    n, d = rows.shape
+    return rows if n <= d else torch.linalg.qr(rows, mode="r").R
 
 
-def _numbered(settings: Iterable[dict[str, float | str]]) -> dict[str, float | str]:
-    """Settings of several erasers side by side: 'keep' of the second becomes 'keep 2'."""
-    merged: dict[str, float | str] = {}
-    for each in settings:
-        for name, value in each.items():
-            free = (f"{name} {number}" for number in count(2) if f"{name} {number}" not in merged)
-            merged[name if name not in merged else next(free)] = value
-    return merged
+def contribution(layers: Mapping[str, LayerEraser]) -> dict[str, float]:
+    """Layer -> share of the forget rows' energy that is changed, or nothing if it is not known."""
+    shares = {name: layer.share_changed() for name, layer in layers.items()}
+    return {name: share for name, share in shares.items() if share is not None}

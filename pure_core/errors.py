@@ -21,5 +21,13 @@ class EraserFileError(PureError):
     """A file is not an eraser this version can read, or cannot be written."""
 
 
+class ActivationFileError(PureError):
+    """A file holds no activations this version can read, or cannot be written."""
+
+
+class FileNameError(PureError):
+    """A name given for a file leads nowhere or out of its folder."""
+
+
 class ModelFileError(PureError):
     """A checkpoint, U-Net or LoRA file cannot be read, edited or written as asked."""

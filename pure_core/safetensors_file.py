@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .atomic import atomic_file
 from .errors import ModelFileError
+from .progress import Progress, no_progress
 
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
@@ -45,13 +46,6 @@ _SUFFIX_BITS = {"8": 8, "16": 16, "32": 32, "64": 64}
 
 Edit = Callable[[Tensor], Tensor]
 """From a tensor to one of the same shape; the result is rounded to the tensor's own type."""
-
-Progress = Callable[[int, int], None]
-"""Bytes written so far and in all. May raise to stop: nothing is left behind then."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Nobody is watching."""
 
 
 class Entry(NamedTuple):
@@ -189,6 +183,8 @@ class SafetensorsFile:
         progress: Progress = no_progress,
     ) -> None:
         """Write a new file with these tensors, in this order in the header.
+
+        Progress is told in bytes.
 
         The bytes keep the source's order. A tensor without an edit is copied byte for byte; one
         with an edit keeps its type. Needs no more memory than the largest edited tensor.

@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from ...pure_core.activations import ActivationCollector, Activations, CaptureSettings
 from ...pure_core.errors import PureError
 from ..defaults import Trajectory
+from ..prompts import Anchors
 from .conditioning import Encoded, encode, stack
 from .fingerprint import fingerprint, sketches
 from .layers import Layer, cross_attention_layers, display_name, widths
@@ -113,24 +115,20 @@ def capture(
     return collector.finish()
 
 
-def capture_groups(
-    model: ModelPatcher, clip: CLIP, groups: Sequence[Sequence[str]], trajectory: Trajectory
-) -> list[Activations]:
-    """Capture several lists of prompts in one run: fewer model calls and one progress bar.
+def capture_anchors(
+    model: ModelPatcher, clip: CLIP, prompts: Anchors, trajectory: Trajectory
+) -> tuple[Activations, Activations | None]:
+    """Capture forget and retain prompts in one run: fewer model calls and one progress bar.
+
+    Returns:
+        The concepts' activations, and the neighbours', None if there are none.
 
     Raises:
         As `capture` does.
     """
-    together = capture(model, clip, [prompt for group in groups for prompt in group], trajectory)
-    each = trajectory.latents * trajectory.run_steps
-    sizes = [len(group) * each for group in groups]
-    parts = {layer: rows.split(sizes) for layer, rows in together.rows.items()}
-    return [
-        Activations(
-            {layer: rows[index] for layer, rows in parts.items()}, tuple(group), together.settings
-        )
-        for index, group in enumerate(groups)
-    ]
+    together = capture(model, clip, prompts.forget + prompts.retain, trajectory)
+    forget, retain = together.split(len(prompts.forget))
+    return replace(forget, concepts=tuple(map(len, prompts.concepts))), retain
 
 
 def _check(prompts: Sequence[str], trajectory: Trajectory) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import comfy.lora
-import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -16,7 +13,6 @@ from torch import Tensor
 from ...pure_core.errors import ModelFileError
 from ...pure_core.export import Step, UNetKeys, export_lora, lora_tensors
 from ...pure_core.export.provenance import export_metadata
-from ...pure_core.safetensors_file import Progress
 from .files import SUFFIX, numbered
 from .fingerprint import fingerprint
 from .layers import (
@@ -26,12 +22,10 @@ from .layers import (
     display_name,
     require_plain_weights,
 )
-from .patch import EraserAdapter, require_same_architecture
+from .patch import EraserAdapter, effective_weight, require_same_architecture
+from .progress import progress
 
 CHECKPOINTS, UNETS = "checkpoints", "diffusion_models"
-
-STEPS = 1000
-"""Of the progress bar, which is told of bytes."""
 
 
 def source_names() -> list[str]:
@@ -72,7 +66,7 @@ def target(filename_prefix: str, suffix: str) -> Path:
     """A free name in the output folder, with a counter; its folder exists afterwards.
 
     Raises:
-        EraserFileError: the prefix is empty or leads out of the output folder.
+        FileNameError: the prefix is empty or leads out of the output folder.
         ModelFileError: the file system does not take the name.
     """
     root = Path(folder_paths.get_output_directory())
@@ -80,17 +74,6 @@ def target(filename_prefix: str, suffix: str) -> Path:
         return numbered(root, "the output folder", filename_prefix, suffix)
     except (OSError, ValueError) as error:
         raise ModelFileError(f"filename_prefix: the name cannot be used: {error}.") from error
-
-
-def progress() -> Progress:
-    """ComfyUI's progress bar; raises when the person cancels."""
-    bar = comfy.utils.ProgressBar(STEPS)
-
-    def update(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(STEPS * done // max(1, total), STEPS)
-
-    return update
 
 
 @torch.no_grad()
@@ -115,7 +98,7 @@ def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, ta
 
     def weight_of(name: str, projection: str) -> Tensor:
         update(next(done), total)
-        return effective_weight(model, by_name[name], projection)
+        return effective_weight(model, by_name[name].key(projection))
 
     tensors = lora_tensors(keys, steps, weight_of, dtype)
     made = export_metadata(steps, display_name(model), fingerprint(model))
@@ -131,11 +114,3 @@ def _require_not_patched(model: ModelPatcher, layers: list[Layer]) -> None:
             "model: expected the model before it is erased, got one that PURE Patch has erased "
             "from. Connect the wire that goes into PURE Patch or PURE Erase Concept."
         )
-
-
-def effective_weight(model: ModelPatcher, layer: Layer, projection: str) -> Tensor:
-    """A weight (d, in) with every patch upstream applied, float32, by ComfyUI's arithmetic."""
-    key = layer.key(projection)
-    (weight, convert), *patches = model.get_key_patches(key)[key]
-    copied = weight.to("cpu", torch.float32, copy=True)
-    return comfy.lora.calculate_weight(patches, convert(copied, inplace=True), key)

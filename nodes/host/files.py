@@ -1,77 +1,97 @@
-"""The folder models/erasers."""
+"""The folders models/erasers and models/activations."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
 
 import folder_paths
 
+from ...pure_core.activations import Activations
+from ...pure_core.activations_file import load_activations, save_activations
 from ...pure_core.eraser import Eraser
 from ...pure_core.eraser_file import load_eraser, save_eraser
-from ...pure_core.errors import EraserFileError
+from ...pure_core.errors import ActivationFileError, EraserFileError, FileNameError, PureError
 
-FOLDER = "erasers"
 SUFFIX = ".safetensors"
 
+CHUNK = 2**20
+"""Bytes read at a time."""
 
-def register_folder() -> None:
-    """Make models/erasers known to ComfyUI, beside any folder the person configured for it."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
-    _, extensions = folder_paths.folder_names_and_paths[FOLDER]
-    extensions.add(SUFFIX)
+Thing = TypeVar("Thing", Eraser, Activations)
 
 
-def eraser_names() -> list[str]:
-    """The files in models/erasers, with their subfolders."""
-    return folder_paths.get_filename_list(FOLDER)
+class Folder(NamedTuple, Generic[Thing]):
+    """A folder in models/ for one kind of our files."""
 
+    name: str
+    widget: str
+    """The input in which a person chooses a file."""
 
-def find(name: str) -> Path:
-    """The path of a file in models/erasers.
+    error: type[PureError]
+    read: Callable[[Path], Thing]
+    write: Callable[[Thing, Path], None]
 
-    Raises:
-        EraserFileError: there is none of that name.
-    """
-    path = folder_paths.get_full_path(FOLDER, name)
-    if path is None:
-        raise EraserFileError(
-            f"eraser_name: expected a file in models/{FOLDER}, found no '{name}'. Reload the "
-            "node list if it was added or renamed."
+    def register(self) -> None:
+        """Make it known to ComfyUI, beside any folder the person configured under that name."""
+        folder_paths.add_model_folder_path(
+            self.name, str(Path(folder_paths.models_dir) / self.name)
         )
-    return Path(path)
+        _, extensions = folder_paths.folder_names_and_paths[self.name]
+        extensions.add(SUFFIX)
+
+    def names(self) -> list[str]:
+        """The files in it, with their subfolders."""
+        return folder_paths.get_filename_list(self.name)
+
+    def find(self, name: str) -> Path:
+        """The path of a file in it. Raises `error` if there is none of that name."""
+        path = folder_paths.get_full_path(self.name, name)
+        if path is None:
+            raise self.error(
+                f"{self.widget}: expected a file in models/{self.name}, found no '{name}'. Reload "
+                "the node list if it was added or renamed."
+            )
+        return Path(path)
+
+    def load(self, name: str) -> Thing:
+        """Read a file. Raises `error` if it is missing, damaged or of another kind."""
+        path = self.find(name)
+        try:
+            return self.read(path)
+        except self.error as error:
+            raise self.error(f"{self.widget}: {error}") from error
+
+    def content_hash(self, name: str) -> str:
+        """sha256 of the file, so that a file saved again under its name is read again."""
+        digest = hashlib.sha256()
+        with self.find(name).open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def save(self, thing: Thing, filename_prefix: str) -> Path:
+        """Write to <prefix>_00001_.safetensors in it, counting up; never overwrites.
+
+        The prefix may name subfolders and hold ComfyUI's %date% style fields.
+
+        Raises:
+            FileNameError: the prefix is empty or leads out of the folder.
+        """
+        root = Path(folder_paths.get_folder_paths(self.name)[0])
+        path = numbered(root, f"models/{self.name}", filename_prefix, SUFFIX)
+        self.write(thing, path)
+        return path
 
 
-def load(name: str) -> Eraser:
-    """Read an eraser from models/erasers.
-
-    Raises:
-        EraserFileError: missing, damaged or not an eraser.
-    """
-    path = find(name)
-    try:
-        return load_eraser(path)
-    except EraserFileError as error:
-        raise EraserFileError(f"eraser_name: {error}") from error
-
-
-def content_hash(name: str) -> str:
-    """sha256 of the file, so that a file saved again under its name is read again."""
-    return hashlib.sha256(find(name).read_bytes()).hexdigest()
-
-
-def save(eraser: Eraser, filename_prefix: str) -> Path:
-    """Write to models/erasers/<prefix>_00001_.safetensors, counting up; never overwrites.
-
-    The prefix may name subfolders and hold ComfyUI's %date% style fields.
-
-    Raises:
-        EraserFileError: the prefix is empty or leads out of models/erasers.
-    """
-    root = Path(folder_paths.get_folder_paths(FOLDER)[0])
-    path = numbered(root, f"models/{FOLDER}", filename_prefix, SUFFIX)
-    save_eraser(eraser, path)
-    return path
+ERASERS: Folder[Eraser] = Folder(
+    "erasers", "eraser_name", EraserFileError, load_eraser, save_eraser
+)
+ACTIVATIONS: Folder[Activations] = Folder(
+    "activations", "activations_name", ActivationFileError, load_activations, save_activations
+)
 
 
 def numbered(root: Path, where: str, filename_prefix: str, suffix: str) -> Path:
@@ -81,14 +101,14 @@ def numbered(root: Path, where: str, filename_prefix: str, suffix: str) -> Path:
         where: What people call the root.
 
     Raises:
-        EraserFileError: the prefix is empty or leads out of the root.
+        FileNameError: the prefix is empty or leads out of the root.
     """
     root = root.resolve()
     prefix = filename_prefix.strip().replace("\\", "/")
     name = prefix.rpartition("/")[2]
     inside = (root / prefix).resolve()
     if name in ("", ".", "..") or not inside.is_relative_to(root) or inside == root:
-        raise EraserFileError(
+        raise FileNameError(
             f"filename_prefix: expected a name inside {where}, for example 'concepts/"
             f"triangle', got '{filename_prefix}'."
         )

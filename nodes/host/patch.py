@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import comfy.float
+import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from ...pure_core.eraser import PROJECTIONS, Eraser, LayerEraser
 from .layers import (
+    PREFIX,
     Layer,
     ModelError,
     cross_attention_layers,
@@ -22,6 +25,9 @@ from .layers import (
 )
 
 AS_FITTED = "as fitted"
+
+MEASURED = 8
+"""Weights on which rounding is measured."""
 
 EDITS = (AS_FITTED, *PROJECTIONS)
 """What `PURE_Patch` may be asked to edit."""
@@ -67,29 +73,86 @@ def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> Mo
     Raises:
         ModelError: an eraser of another architecture, or quantised weights.
     """
-    layers = cross_attention_layers(model)
-    require_same_architecture(model, layers, eraser)
-    require_plain_weights(layers)
+    adapters = _adapters(model, eraser, edit)
     patched = model.clone()
     if strength == 0:
         return patched
-    projections = PROJECTIONS[eraser.provenance.edit if edit == AS_FITTED else edit]
-    adapters = {}
-    for layer in layers:
-        factors = eraser.layers[layer.name].to("cpu", torch.float32)
-        if factors.rank == 0:
-            continue  # the identity
-        for projection in projections:
-            key = layer.key(projection)
-            adapters[key] = EraserAdapter({key}, [factors.proj_left, factors.proj_right])
-    _log_order(patched, adapters)
     refused = adapters.keys() - set(patched.add_patches(adapters, strength))
     if refused:
         raise ModelError(
             f"model: {len(refused)} of {len(adapters)} cross-attention weights cannot be patched, "
             f"for example {min(refused)}. Connect the model as its loader gives it."
         )
+    logging.info("PURE: %s", describe(model, eraser, strength, edit))
     return patched
+
+
+def describe(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> str:
+    """What `patch` does to this model, in words: how much, on top of what, and what is lost.
+
+    Raises:
+        As `patch` does.
+    """
+    adapters = _adapters(model, eraser, edit)
+    if strength == 0 or not adapters:
+        return "Nothing is changed: the strength is 0 or no layer is chosen."
+    layers = {key.rpartition(".to_")[0] for key in adapters}
+    ranks = [each.weights[0].shape[1] for each in adapters.values()]
+    before = sum(key in model.patches for key in adapters)
+    lines = [
+        f"Patched {len(adapters)} weights in {len(layers)} of {len(eraser.layers)} layers at "
+        f"strength {strength:g}, ranks {min(ranks)} to {max(ranks)}.",
+        f"{before} of these weights were patched before (LoRA, merge or eraser), which is erased "
+        "too. What patches them later is not erased: put this last.",
+        rounding(model, adapters, strength),
+    ]
+    return " ".join(line for line in lines if line)
+
+
+def _adapters(model: ModelPatcher, eraser: Eraser, edit: str) -> dict[str, EraserAdapter]:
+    """Weight key -> its adapter. Layers of rank 0 are the identity and have none."""
+    layers = cross_attention_layers(model)
+    require_same_architecture(model, layers, eraser)
+    require_plain_weights(layers)
+    projections = PROJECTIONS[eraser.provenance.edit if edit == AS_FITTED else edit]
+    adapters = {}
+    for layer in layers:
+        factors = eraser.layers[layer.name].to("cpu", torch.float32)
+        for projection in projections if factors.rank else ():
+            key = layer.key(projection)
+            adapters[key] = EraserAdapter({key}, [factors.proj_left, factors.proj_right])
+    return adapters
+
+
+def rounding(model: ModelPatcher, adapters: dict[str, EraserAdapter], strength: float) -> str:
+    """How much of the change is lost when the model's weights are stored in few bits.
+
+    Measured on a few weights, with the rounding that ComfyUI stores them with.
+    """
+    state = model.get_key_patches(PREFIX)
+    keys = sorted(adapters)[:: max(1, len(adapters) // MEASURED)][:MEASURED]
+    dtypes = {state[key][0][0].dtype for key in keys}
+    if dtypes == {torch.float32}:
+        return ""
+    lost, changed = 0.0, 0.0
+    for key in keys:
+        weight = effective_weight(model, key)
+        factors = LayerEraser(*adapters[key].weights)
+        edited = factors.edit_weight(weight, strength)
+        stored = comfy.float.stochastic_rounding(edited, state[key][0][0].dtype, seed=0)
+        lost += float((stored.float() - edited).square().sum())
+        changed += float((edited - weight).square().sum())
+    names = " and ".join(sorted(str(each).removeprefix("torch.") for each in dtypes))
+    share = (lost / max(changed, 1e-30)) ** 0.5
+    return f"The weights are {names}: rounding moves them by {share:.2%} of what erasing changes."
+
+
+@torch.no_grad()
+def effective_weight(model: ModelPatcher, key: str) -> Tensor:
+    """A weight (d, in) with every patch upstream applied, float32, by ComfyUI's arithmetic."""
+    (weight, convert), *patches = model.get_key_patches(key)[key]
+    copied = weight.to("cpu", torch.float32, copy=True)
+    return comfy.lora.calculate_weight(patches, convert(copied, inplace=True), key)
 
 
 def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: Eraser) -> None:
@@ -112,14 +175,3 @@ def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: 
 
 def _describe(layers: dict[str, int]) -> str:
     return f"{len(layers)} layers of widths {', '.join(map(str, sorted(set(layers.values()))))}"
-
-
-def _log_order(model: ModelPatcher, adapters: dict[str, EraserAdapter]) -> None:
-    """What was patched before is erased as well; what comes after is not."""
-    before = sum(key in model.patches for key in adapters)
-    logging.info(
-        "PURE: erasing in %d weights, %d of them with earlier patches (LoRA or others), which "
-        "are erased too. Patches added after this node are not: put it last.",
-        len(adapters),
-        before,
-    )

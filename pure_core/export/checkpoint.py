@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..safetensors_file import Piece, Progress, no_progress
+from ..progress import Progress, no_progress
+from ..safetensors_file import Piece
 from .provenance import Step, export_metadata
 from .source import Source, require_suffix, writing
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic import atomic_folder
-from ..safetensors_file import Piece, Progress, no_progress
+from ..progress import Progress, no_progress
+from ..safetensors_file import Piece
 from .provenance import Step, export_metadata
 from .source import Source, writing
 

@@ -40,8 +40,9 @@ class Step:
     @property
     def concept(self) -> str:
         """What it erases, for messages."""
-        forget = self.eraser.provenance.forget
-        return f"'{forget[0]}'" if forget else "an unnamed concept"
+        names = self.eraser.provenance.names
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return f"'{names[0]}'{more}" if names else "an unnamed concept"
 
     @property
     def edited(self) -> Edit:
@@ -56,7 +57,8 @@ class Step:
     def record(self) -> dict[str, Any]:
         """What a file keeps of this step."""
         made = asdict(self.eraser.provenance)
-        del made["source_sketch"]  # long, and of use only in the eraser's own file
+        for name in ("source_sketch", "contribution"):  # long, of use in the eraser's own file
+            del made[name]
         return {
             **made,
             "fingerprint": self.eraser.fingerprint,

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..activations import Activations
-from ..eraser import Edit, Eraser
-from ..errors import FitError
-from . import pure, ridge
-from .pure import fit_pure
-from .ridge import fit_ridge
+from torch import Tensor
 
-__all__ = ["METHODS", "Method", "fit", "fit_pure", "fit_ridge"]
+from ..activations import Activations
+from ..eraser import Edit, Eraser, LayerEraser
+from ..errors import FitError
+from ..progress import Progress, no_progress
+from . import pure, ridge
+from .pure import fit_pure, join_pure
+from .ridge import fit_ridge, join_ridge
+
+__all__ = ["METHODS", "Join", "Method", "fit", "fit_pure", "fit_ridge"]
+
+Join = Callable[
+    [Sequence[LayerEraser], Sequence[float], Tensor | None, Mapping[str, float | str]], LayerEraser
+]
+"""(one layer of every eraser, their shares of all rows, retain rows or None, settings) -> the
+layer of all."""
 
 
 class Method(NamedTuple):
@@ -27,15 +36,27 @@ class Method(NamedTuple):
     settings: tuple[str, ...]
     """Names of its settings."""
 
+    join: Join
+    """Several concepts' erasers as the one that fitting all at once gives."""
+
+    own_retain: bool
+    """Whether joining needs the very retain rows that every concept was fitted with."""
+
 
 METHODS: dict[str, Method] = {
-    "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy")),
-    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot")),
+    "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy"), join_pure, False),
+    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot"), join_ridge, True),
 }
 
 
-def fit(method: str, forget: Activations, retain: Activations | None, **settings: float) -> Eraser:
-    """Fit an eraser by a method's name.
+def fit(
+    method: str,
+    forget: Activations,
+    retain: Activations | None,
+    progress: Progress = no_progress,
+    **settings: float,
+) -> Eraser:
+    """Fit an eraser by a method's name; progress is told in layers.
 
     Settings of other methods are ignored, so a form that shows all of them can pass all.
 
@@ -50,6 +71,5 @@ def fit(method: str, forget: Activations, retain: Activations | None, **settings
     if unknown:
         raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
     chosen = METHODS[method]
-    return chosen.fit(
-        forget, retain, **{name: settings[name] for name in chosen.settings if name in settings}
-    )
+    own = {name: settings[name] for name in chosen.settings if name in settings}
+    return chosen.fit(forget, retain, **own, progress=progress)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
+import torch
 from torch import Tensor
 
 from .. import __version__
 from ..activations import Activations
-from ..eraser import Edit, Provenance
-from ..errors import FitError
+from ..eraser import Edit, Eraser, LayerEraser, Provenance, compressed, contribution
+from ..errors import EraserError, FitError
 
 
 def require_comparable(forget: Activations, retain: Activations | None) -> None:
@@ -41,15 +43,17 @@ def neighbour_means(forget: Activations, retain: Activations, layer: str) -> Ten
     return means.expand(len(forget.prompts), *means.shape).flatten(0, 2)
 
 
-def provenance(
+def fitted(
     method: str,
     settings: dict[str, float | str],
     edit: Edit,
+    layers: dict[str, LayerEraser],
+    *,
     forget: Activations,
     retain: Activations | None,
-) -> Provenance:
-    """The record that goes with a freshly fitted eraser."""
-    return Provenance(
+) -> Eraser:
+    """The eraser of freshly fitted layers, with the record that goes with it."""
+    made = Provenance(
         method=method,
         settings=settings,
         forget=forget.prompts,
@@ -60,4 +64,38 @@ def provenance(
         source_sketch=forget.settings.source_sketch,
         created=datetime.now(timezone.utc).date().isoformat(),
         plugin_version=__version__,
+        concepts=forget.groups,
+        capture=forget.settings.trajectory(),
+        contribution=contribution(layers),
     )
+    return Eraser(layers, made, retain)
+
+
+def scaled_rows(rows: Tensor) -> Tensor:
+    """X = H / sqrt(n), at most d rows, with X^T X = H^T H / n: what an eraser keeps of its rows.
+
+    Args:
+        rows: H of shape (n, d).
+    """
+    return compressed(rows / len(rows) ** 0.5)
+
+
+def mixed_rows(layers: Sequence[LayerEraser], weights: Sequence[float]) -> Tensor:
+    """The same for the rows of several erasers together, float64.
+
+    Args:
+        weights: Each one's share of all rows.
+
+    Raises:
+        EraserError: an eraser without the rows it was fitted on.
+    """
+    parts = []
+    for layer, share in zip(layers, weights, strict=True):
+        if layer.rows is None:
+            raise EraserError(
+                "An eraser does not hold the rows it was fitted on, which joining needs (it was "
+                "limited in rank, or saved by an earlier version). Fit it again, or combine in "
+                "sequence."
+            )
+        parts.append(layer.rows.double() * share**0.5)
+    return compressed(torch.cat(parts))

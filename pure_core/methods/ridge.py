@@ -19,13 +19,17 @@ It edits the values only: E is fitted in their space, and the attention stays as
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
-from .common import neighbour_means, provenance, require_comparable
+from ..progress import Progress, no_progress
+from ..thin import thin_product
+from .common import fitted, mixed_rows, neighbour_means, require_comparable, scaled_rows
 
 EDIT: Edit = "values"
 
@@ -37,6 +41,8 @@ def fit_ridge(
     keep: float = 1.0,
     damping: float = 0.01,
     overshoot: float = 1.0,
+    *,
+    progress: Progress = no_progress,
 ) -> Eraser:
     """Fit the ridge eraser in every layer.
 
@@ -65,16 +71,17 @@ def fit_ridge(
     if not 0 < overshoot < float("inf"):
         raise FitError(f"overshoot has to be above 0, got {overshoot}.")
     layers = {}
-    for layer, rows in forget.rows.items():
+    for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
         if not bool(retain.rows[layer].any()):
             raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
         targets = neighbour_means(forget, retain, layer)
         left, right = ridge_factors(
             rows.double(), targets, retain.rows[layer].double(), keep, damping
         )
-        layers[layer] = LayerEraser((overshoot * left).float(), right.float())
+        layers[layer] = LayerEraser((overshoot * left).float(), right.float(), scaled_rows(rows))
+        progress(done, len(forget.rows))
     settings: dict[str, float | str] = {"keep": keep, "damping": damping, "overshoot": overshoot}
-    return Eraser(layers, provenance("ridge", settings, EDIT, forget, retain))
+    return fitted("ridge", settings, EDIT, layers, forget=forget, retain=retain)
 
 
 def ridge_factors(
@@ -89,10 +96,49 @@ def ridge_factors(
         targets: T_F of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
     """
-    tau = retain.square().mean()
-    weighted = torch.cat([forget / len(forget) ** 0.5, retain * (keep / len(retain)) ** 0.5])
-    solved = solve_rows(weighted, damping * tau, len(forget)) / len(forget) ** 0.5
+    kept, floor = kept_rows(retain, keep, damping)
+    n = len(forget)
+    solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
     return thin_product((forget - targets).T, solved)
+
+
+def kept_rows(retain: Tensor, keep: float, damping: float) -> tuple[Tensor, Tensor]:
+    """What holds E back: Y and c with Y^T Y + c I = keep H_R^T H_R / n_R + damping tau I."""
+    return retain * (keep / len(retain)) ** 0.5, damping * retain.square().mean()
+
+
+@torch.no_grad()
+def join_ridge(
+    layers: Sequence[LayerEraser],
+    weights: Sequence[float],
+    retain: Tensor | None,
+    settings: Mapping[str, float | str],
+) -> LayerEraser:
+    """The ridge eraser of several concepts, from each one's own eraser and rows.
+
+    An eraser gives its moment back: (H_F - T_F)^T H_F / n_F = L R A, with A of its own rows. The
+    joint eraser is I - (their weighted mean) A^-1, with A of all rows: what `fit_ridge` finds for
+    all concepts at once.
+
+    Args:
+        weights: Each eraser's share of all forget rows.
+        retain: (n_R, d), the rows that every concept was fitted with.
+
+    Raises:
+        EraserError: an eraser without the rows it was fitted on.
+    """
+    assert retain is not None  # without it nothing was fitted
+    rows = mixed_rows(layers, weights)
+    kept, floor = kept_rows(retain.double(), float(settings["keep"]), float(settings["damping"]))
+    base = kept.T @ kept + floor * torch.eye(kept.shape[1], dtype=kept.dtype)
+    moments = []
+    for layer, share in zip(layers, weights, strict=True):
+        own, right = mixed_rows([layer], [1.0]), layer.proj_right.double()
+        moments.append(share * (right @ base + (right @ own.T) @ own))
+    every = torch.linalg.cholesky(base + rows.T @ rows)
+    solved = torch.cholesky_solve(torch.cat(moments).T, every).T
+    left, right = thin_product(torch.cat([each.proj_left.double() for each in layers], 1), solved)
+    return LayerEraser(left.float(), right.float(), rows.float())
 
 
 def solve_rows(rows: Tensor, damping: Tensor, count: int) -> Tensor:
@@ -112,29 +158,3 @@ def solve_rows(rows: Tensor, damping: Tensor, count: int) -> Tensor:
         return torch.cholesky_solve(rows[:count].T, factor).T
     factor = torch.linalg.cholesky(rows @ rows.T + damping * eye)
     return torch.cholesky_solve(eye[:, :count], factor).T @ rows
-
-
-def thin_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """L R with the fewest columns: the same product truncated at its numerical rank.
-
-    Singular values below float32 rounding, against the identity or the largest, cannot be seen
-    in E = I - L R once the factors are stored in float32. They are found as the roots of the
-    eigenvalues of the smaller Gram matrix, several times faster than by an SVD: its float64
-    rounding lies two digits below the square of what is dropped, and U (U^T M) with orthonormal
-    U loses nothing that U holds. Each factor gets the square root of the values, so both are
-    equally well scaled.
-
-    Args:
-        left: (d, n).
-        right: (n, d).
-    """
-    d, n = left.shape
-    if n < d:
-        frame, inner = torch.linalg.qr(left)
-        core = inner @ right
-    else:
-        frame, core = torch.eye(d, dtype=left.dtype), left @ right
-    squares, vectors = torch.linalg.eigh(core @ core.T)
-    keep = squares > torch.finfo(torch.float32).eps ** 2 * squares[-1].clamp(min=1)
-    root, vectors = squares[keep].flip(0) ** 0.25, vectors[:, keep].flip(1)
-    return frame @ vectors * root, vectors.T @ core / root[:, None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..activations import Activations
 from ..bases import fit_basis
 from ..eraser import Eraser, LayerEraser, Provenance, require_same_widths
 from ..methods.common import neighbour_means, require_comparable
+from ..progress import Progress, no_progress
 
 SPECTRUM_ENERGY = 0.99
 """The spectra are shown at least up to this share of the energy."""
@@ -109,8 +111,14 @@ class FitReport:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, eraser: Eraser, forget: Activations, retain: Activations | None) -> FitReport:
-        """Measure an eraser on forget and retain rows.
+    def of(
+        cls,
+        eraser: Eraser,
+        forget: Activations,
+        retain: Activations | None,
+        progress: Progress = no_progress,
+    ) -> FitReport:
+        """Measure an eraser on forget and retain rows; progress is told in layers.
 
         Raises:
             EraserError: the eraser's layers are not those of the activations.
@@ -118,11 +126,11 @@ class FitReport:
         """
         require_same_widths(eraser.widths, forget.widths)
         require_comparable(forget, retain)
-        layers = tuple(
-            _report_layer(name, layer, eraser.provenance, forget, retain)
-            for name, layer in eraser.to("cpu", torch.float32).layers.items()
-        )
-        return cls(eraser.provenance, layers)
+        layers = []
+        for name, layer in eraser.to("cpu", torch.float32).layers.items():
+            layers.append(_report_layer(name, layer, eraser.provenance, forget, retain))
+            progress(len(layers), len(eraser.layers))
+        return cls(eraser.provenance, tuple(layers))
 
     def mean(self, value: Callable[[LayerReport], float | None]) -> float | None:
         """The mean of a number over all layers, or None where it was not measured."""
@@ -145,13 +153,11 @@ class FitReport:
 
     def summary(self) -> str:
         """The report as a few lines of text."""
-        made, ranks = self.provenance, [layer.rank for layer in self.layers]
-        settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
+        ranks = {layer.name: layer.rank for layer in self.layers}
+        widths = {layer.name: layer.width for layer in self.layers}
         lines = [
-            f"Method {made.method} ({settings}); edits {made.edit}; fitted on {made.source_name}.",
-            f"{len(made.forget)} forget prompts, for example '{made.forget[0]}'; "
-            f"{len(made.retain)} retain prompts.",
-            f"{len(self.layers)} layers, ranks {min(ranks)} to {max(ranks)}. Mean over layers:",
+            *_made(self.provenance),
+            f"{_sizes(ranks, widths)}. Mean over layers:",
             _line("forget energy removed", self.mean(lambda layer: layer.forget_removed)),
             _line("removed along the forget mean", self.mean(lambda layer: layer.mean_removed)),
             _line("way to the neighbours", self.mean(lambda layer: layer.way)),
@@ -203,6 +209,41 @@ class FitReport:
             f"Only {kept:.0%} of the retain energy is kept: neighbours will change. Raise "
             "retain_energy (pure) or keep (ridge), or use a lower strength."
         )
+
+
+def summary(eraser: Eraser) -> str:
+    """What an eraser is, in a few lines of text."""
+    return "\n".join([*_made(eraser.provenance), f"{_sizes(eraser.ranks, eraser.widths)}."])
+
+
+def named(made: Provenance, most: int = 3) -> str:
+    """The concepts by their first prompts, the first few of many."""
+    names = [shorten(name, 40) for name in made.names]
+    more = len(names) - most
+    shown = ", ".join(names[:most]) or "nothing"
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _made(made: Provenance) -> list[str]:
+    settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
+    count = "" if len(made.groups) == 1 else f"{len(made.groups)} concepts: "
+    return [
+        f"Erases {count}{named(made, 10)}.",
+        f"Method {made.method} ({settings}); edits {made.edit}; fitted on {made.source_name}.",
+        f"{len(made.forget)} forget prompts, {len(made.retain)} retain prompts.",
+    ]
+
+
+def _sizes(ranks: dict[str, int], widths: dict[str, int]) -> str:
+    """Ranks by width, and what the factors take as float32."""
+    by_width: dict[int, list[int]] = {}
+    for name, width in widths.items():
+        by_width.setdefault(width, []).append(ranks[name])
+    parts = ", ".join(
+        f"{min(found)} to {max(found)} of {width}" for width, found in sorted(by_width.items())
+    )
+    size = sum(2 * 4 * ranks[name] * width for name, width in widths.items())
+    return f"{len(ranks)} layers, ranks {parts}; {size / 1e6:.1f} MB of factors"
 
 
 def _line(label: str, share: float | None) -> str:

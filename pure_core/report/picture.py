@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .canvas import Canvas, Colour, Point
-from .numbers import FitReport, LayerReport, Spectrum
+from .numbers import FitReport, LayerReport, Spectrum, named
 
 INK: Colour = (31, 36, 48)
 MUTED: Colour = (107, 114, 128)
@@ -90,7 +90,7 @@ def _draw_title(canvas: Canvas, report: FitReport) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
     count = f"{len(made.forget)} forget and {len(made.retain)} retain prompts"
     source = f"{count}, {len(report.layers)} layers of {made.source_name}, {made.created}"
-    canvas.text((MARGIN, 36), textwrap.shorten(f"Erase: {made.forget[0]}", 70), 24, INK)
+    canvas.text((MARGIN, 36), textwrap.shorten(f"Erase: {named(made)}", 70), 24, INK)
     line = f"Method {made.method}: {settings}; edits {made.edit}"
     canvas.text((MARGIN, 67), textwrap.shorten(line, 125), 14, INK)
     canvas.text((MARGIN, 89), textwrap.shorten(source, 135), 13, MUTED)

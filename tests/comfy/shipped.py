@@ -16,7 +16,7 @@ inprocess.enter()
 
 import comfy.sample
 from comfyui_pure.nodes.defaults import METHOD, STRENGTH, Fitting, Trajectory
-from comfyui_pure.nodes.host.capture import capture_groups
+from comfyui_pure.nodes.host.capture import capture_anchors
 from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
 from comfyui_pure.nodes.prompts import anchors
@@ -79,7 +79,8 @@ class Shipped:
         """Forget and retain activations of a trial's concept, as `PURE_EraseConcept` takes them."""
         neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
         prompts = anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
-        forget, retain = capture_groups(self.model, self.clip, list(prompts), TRAJECTORY)
+        forget, retain = capture_anchors(self.model, self.clip, prompts, TRAJECTORY)
+        assert retain is not None
         return forget, retain
 
     def erase(self, trial: Trial) -> tuple[Any, Eraser]:

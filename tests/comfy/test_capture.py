@@ -17,9 +17,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes.defaults import Trajectory
 from comfyui_pure.nodes.host import capture as host
-from comfyui_pure.nodes.host.capture import CaptureError, capture, capture_groups
+from comfyui_pure.nodes.host.capture import CaptureError, capture, capture_anchors
 from comfyui_pure.nodes.host.conditioning import encode
 from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.nodes.prompts import Anchors
 from comfyui_pure.pure_core.activations import Activations
 from safetensors.torch import save_file
 from torch import Tensor
@@ -201,12 +202,20 @@ def test_pooled_output_is_batched_like_the_tokens(loaded: Loaded) -> None:
         assert torch.equal(options["pooled_output"][row : row + 1], each.options["pooled_output"])
 
 
-def test_groups_are_one_run_split_up(loaded: Loaded) -> None:
-    forget, retain = capture_groups(loaded.model, loaded.clip, [PROMPTS[:1], PROMPTS[1:]], QUICK)
-    assert (forget.prompts, retain.prompts) == (PROMPTS[:1], PROMPTS[1:])
+def test_concepts_and_neighbours_are_one_run_split_up(loaded: Loaded) -> None:
+    prompts = Anchors((PROMPTS[:1], PROMPTS[1:2]), PROMPTS[2:])
+    forget, retain = capture_anchors(loaded.model, loaded.clip, prompts, QUICK)
+    assert retain is not None
+    assert (forget.prompts, retain.prompts) == (PROMPTS[:2], PROMPTS[2:])
+    assert (forget.groups, retain.groups) == ((1, 1), (len(PROMPTS) - 2,))
     whole = capture(loaded.model, loaded.clip, PROMPTS, QUICK)
     assert largest_difference(forget.concatenate(retain), whole) == 0
     assert forget.settings == whole.settings
+
+
+def test_without_neighbours_there_are_no_retain_activations(loaded: Loaded) -> None:
+    forget, retain = capture_anchors(loaded.model, loaded.clip, Anchors((PROMPTS[:1],), ()), QUICK)
+    assert retain is None and forget.prompts == PROMPTS[:1]
 
 
 def test_without_guidance_the_rows_are_captured_too(loaded: Loaded) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from comfyui_pure.nodes import SaveCheckpoint, SaveDiffusers, SaveLoRA
-from comfyui_pure.nodes.host.capture import capture_groups
-from comfyui_pure.nodes.host.export import effective_weight
+from comfyui_pure.nodes.host.capture import capture_anchors
 from comfyui_pure.nodes.host.layers import cross_attention_layers
-from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.host.patch import AS_FITTED, effective_weight, patch
 from comfyui_pure.nodes.prompts import anchors
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
@@ -68,7 +67,7 @@ def source(checkpoint: Path, checkpoints: Path) -> Source:
     wide = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     save_file(wide, path, metadata={"title": "small world"})
     loaded = load(path)
-    forget, retain = capture_groups(loaded.model, loaded.clip, list(PROMPTS), QUICK)
+    forget, retain = capture_anchors(loaded.model, loaded.clip, PROMPTS, QUICK)
     eraser = fit("pure", forget, retain, forget_energy=0.9999, retain_energy=0.3)
     return Source(path, loaded, eraser)
 
@@ -189,8 +188,8 @@ def test_a_lora_at_any_strength_is_the_patch_at_that_strength(
         patched = patch(model, source.eraser, strength, AS_FITTED)
         for layer in cross_attention_layers(model):
             for projection in ("to_k", "to_v"):
-                one = effective_weight(patched, layer, projection)
-                other = effective_weight(loaded, layer, projection)
+                one = effective_weight(patched, layer.key(projection))
+                other = effective_weight(loaded, layer.key(projection))
                 assert (one - other).norm() < tolerance * one.norm(), (layer.name, projection)
         difference = largest_difference(
             sample(loaded, source.loaded.clip), sample(patched, source.loaded.clip)

@@ -44,7 +44,23 @@ TABLE = {
         ["forget", "retain", "method", *Fitting._fields],
         [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
     ),
-    "PURE_Patch": (["model", "eraser", "strength", "edit"], [("model", "MODEL")]),
+    "PURE_Patch": (
+        ["model", "eraser", "strength", "edit"],
+        [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("summary", "STRING")],
+    ),
+    "PURE_CombineErasers": (
+        [*(f"eraser_{number}" for number in range(1, 9)), "mode", "retain"],
+        [("eraser", "PURE_ERASER"), ("summary", "STRING")],
+    ),
+    "PURE_ConcatenateActivations": (
+        [f"activations_{number}" for number in range(1, 9)],
+        [("activations", "PURE_ACTIVATIONS")],
+    ),
+    "PURE_SaveActivations": (["activations", "filename_prefix"], [("path", "STRING")]),
+    "PURE_LoadActivations": (
+        ["activations_name"],
+        [("activations", "PURE_ACTIVATIONS"), ("prompts", "STRING")],
+    ),
     "PURE_SaveEraser": (["eraser", "filename_prefix"], [("path", "STRING")]),
     "PURE_LoadEraser": (["eraser_name"], [("eraser", "PURE_ERASER")]),
     **{
@@ -60,7 +76,12 @@ TABLE = {
     ),
     "PURE_EraseConcept": (
         ["model", "clip", "concept", "neighbours", "kind", "method", "strength"],
-        [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("report", "IMAGE")],
+        [
+            ("model", "MODEL"),
+            ("eraser", "PURE_ERASER"),
+            ("report", "IMAGE"),
+            ("summary", "STRING"),
+        ],
     ),
 }
 """Node id -> its first inputs and its outputs: saved workflows rely on them."""
@@ -176,7 +197,7 @@ def test_every_node_has_its_help_page() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_concept_becomes_its_prompts(kind: str) -> None:
     forget, retain = execute(
-        Concept, concept=" Van\nGogh ", kind=kind, neighbours="Monet\n\n Cezanne \n"
+        Concept, concept=" Van \t Gogh ", kind=kind, neighbours="Monet\n\n Cezanne \n"
     )
     templates = TEMPLATES[kind]
     assert forget.splitlines() == [each.replace("{}", "Van Gogh") for each in templates]
@@ -184,6 +205,14 @@ def test_a_concept_becomes_its_prompts(kind: str) -> None:
         each.replace("{}", name) for name in ("Monet", "Cezanne") for each in templates
     ]
     assert len(templates) == (1 if kind == "custom" else 6)
+
+
+def test_several_concepts_are_told_apart_by_an_empty_line() -> None:
+    forget, retain = execute(
+        Concept, concept="ball\n\n crate ", kind="object", neighbours="star", templates="{}\na {}"
+    )
+    assert forget == "ball\na ball\n\ncrate\na crate"
+    assert retain == "star\na star"
 
 
 def test_own_templates_replace_those_of_the_kind() -> None:
@@ -197,7 +226,8 @@ def test_own_templates_replace_those_of_the_kind() -> None:
     ("change", "message"),
     [
         ({"concept": "  "}, "concept: expected the name"),
-        ({"neighbours": "star\nBALL"}, "neighbours: 'ball' is the concept itself"),
+        ({"concept": "ball\ncube\nBall"}, "concept: 'Ball' stands there twice"),
+        ({"neighbours": "star\nBALL"}, "neighbours: 'BALL' is a concept to erase"),
         ({"templates": "a ball"}, "templates: every line has to contain {}"),
     ],
 )
@@ -207,7 +237,7 @@ def test_a_bad_concept_names_its_input(change: dict[str, str], message: str) -> 
 
 
 def test_the_open_path_and_the_one_node_agree(loaded: Loaded, fitted: dict[str, Any]) -> None:
-    model, eraser, report = execute(
+    model, eraser, report, summary = execute(
         EraseConcept,
         model=loaded.model,
         clip=loaded.clip,
@@ -216,9 +246,10 @@ def test_the_open_path_and_the_one_node_agree(loaded: Loaded, fitted: dict[str, 
         **CONCEPT,
         **QUICK._asdict(),
     )
-    (patched,) = execute(
+    patched, _, patched_how = execute(
         Patch, model=loaded.model, eraser=fitted["eraser"], strength=1.0, edit="as fitted"
     )
+    assert patched_how in summary and "way to the neighbours" in summary
     assert set(model.patches) == set(patched.patches)
     for name, layer in eraser.layers.items():
         other = fitted["eraser"].layers[name]

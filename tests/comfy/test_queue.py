@@ -210,6 +210,75 @@ def test_the_open_path_with_a_file_in_between(
         path.parent.rmdir()
 
 
+def test_concepts_combined_against_saved_neighbours(
+    comfy_server: ComfyServer, checkpoint: Path, plain: bytes
+) -> None:
+    """Retain rows captured once, saved, and used to fit and join two concepts."""
+    fitting = {"method": "ridge", "forget_energy": 0.99, "retain_energy": 0.7}
+    fitting |= {"keep": 1.0, "damping": 0.1}
+
+    def capture(prompts: str) -> dict[str, Any]:
+        model, clip = ["loader", 0], ["loader", 1]
+        return node("PURE_Capture", model=model, clip=clip, prompts=prompts, **QUICK._asdict())
+
+    def both(retain: list[Any], mode: str) -> Graph:
+        return {
+            **base(checkpoint),
+            "ball": capture("a ball\na photo of a ball"),
+            "crate": capture("a crate\na photo of a crate"),
+            "fit ball": node("PURE_Fit", forget=["ball", 0], retain=retain, **fitting),
+            "fit crate": node("PURE_Fit", forget=["crate", 0], retain=retain, **fitting),
+            "both": node(
+                "PURE_CombineErasers",
+                eraser_1=["fit ball", 0],
+                eraser_2=["fit crate", 0],
+                mode=mode,
+                retain=retain,
+            ),
+            "patch": node(
+                "PURE_Patch",
+                model=["loader", 0],
+                eraser=["both", 0],
+                strength=1.0,
+                edit="as fitted",
+                layers="middle, output",
+            ),
+            "summary": node("PreviewAny", source=["patch", 2]),
+            **picture("erased", ["patch", 0]),
+        }
+
+    captured: Graph = {
+        **both(["neighbours", 0], "joint"),
+        "neighbours": capture("a star\na heart\na tree"),
+        "save": node(
+            "PURE_SaveActivations", activations=["neighbours", 0], filename_prefix="test queue/few"
+        ),
+    }
+    first = comfy_server.run(captured)
+    assert first.error is None
+    (path,) = (Path(text) for text in first.outputs["save"]["text"])
+    try:
+        assert shown(comfy_server, first, "erased") != plain
+        assert "in 5 of 7 layers" in str(first.outputs["summary"]["text"])
+        name = str(path.relative_to(comfy_server.base / "models" / "activations"))
+        load = {"load": node("PURE_LoadActivations", activations_name=name)}
+        second = comfy_server.run({**both(["load", 0], "joint"), **load})
+        assert shown(comfy_server, second, "erased") == shown(comfy_server, first, "erased")
+        in_turn = comfy_server.run({**both(["load", 0], "in sequence"), **load})
+        assert shown(comfy_server, in_turn, "erased") not in (
+            plain,
+            shown(comfy_server, first, "erased"),
+        )
+        lonely = {**both(["load", 0], "joint"), **load}
+        del lonely["both"]["inputs"]["retain"]
+        refused = comfy_server.run(lonely)
+        assert refused.error is not None and refused.error["node_id"] == "both"
+        assert "connect them to 'retain'" in refused.error["exception_message"]
+    finally:
+        path.unlink()
+        path.parent.rmdir()
+
+
 def test_cancelling_a_capture_leaves_the_model_as_it_was(
     comfy_server: ComfyServer, checkpoint: Path, plain: bytes
 ) -> None:

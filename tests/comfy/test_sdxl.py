@@ -95,7 +95,7 @@ def test_rows_do_not_depend_on_the_batch(
 
 
 def test_a_concept_is_erased_from_keys_and_values(model: ModelPatcher, clip: comfy.sd.CLIP) -> None:
-    patched, eraser, _ = execute(
+    patched, eraser, *_ = execute(
         EraseConcept,
         model=model,
         clip=clip,

@@ -16,8 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pure_core
+from pure_core.activations_file import save_activations
+from pure_core.combine import combine
 from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.export import Step
+from pure_core.methods import fit
 from tests.core.models import expected, make_eraser
 
 ROOT = Path(pure_core.__file__).parents[1]
@@ -66,6 +69,31 @@ def test_merge_is_one_after_the_other(source, dog, tmp_path):
     in_turn = expected(source, steps)
     for name, weight in expected(source, [Step(load_eraser(both))]).items():
         assert torch.allclose(weight, in_turn[name], atol=1e-6)
+
+
+def test_merge_joint_against_saved_activations(make_activations, tmp_path):
+    retain, out = tmp_path / "retain.safetensors", tmp_path / "joint.safetensors"
+    neighbours = make_activations(prompts=6, seed=9)
+    save_activations(neighbours, retain)
+    erasers = [fit("ridge", make_activations(seed=seed), neighbours) for seed in (1, 2)]
+    files = [tmp_path / f"{number}.safetensors" for number in (1, 2)]
+    for eraser, file in zip(erasers, files, strict=True):
+        save_eraser(eraser, file)
+    alone = run("merge", *files, "--mode", "joint", "-o", out)
+    assert (
+        alone.returncode == 1 and "give them with --retain, or combine in sequence" in alone.stderr
+    )
+    joint = ("merge", *files, "--mode", "joint", "--retain", retain)
+    assert run(*joint, "-o", out).returncode == 0
+    assert load_eraser(out).fingerprint == combine(erasers, "joint", neighbours).fingerprint
+    small = tmp_path / "small.safetensors"
+    assert run(*joint, "--max-rank", 2, "-o", small).returncode == 0
+    assert set(load_eraser(small).ranks.values()) == {2}
+    lines = run("inspect", "--json", out, retain).stdout.splitlines()
+    eraser, activations = (json.loads(line) for line in lines)
+    assert eraser["concepts"] == ["prompt 1 0", "prompt 2 0"]
+    assert eraser["capture"]["steps"] == activations["settings"]["steps"] == 20
+    assert (activations["holds"], len(activations["prompts"])) == ("activations", 6)
 
 
 def test_one_strength_for_each_eraser(source, dog, tmp_path):

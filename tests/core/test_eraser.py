@@ -107,27 +107,6 @@ def test_editing_the_values_is_exact_where_channels_mix_within_their_head_only()
     assert not torch.allclose(attention(across.edit_weight(w), 3), across(attention(w, 3)))
 
 
-def test_composition_is_the_product_in_order():
-    first, second, third = eraser(0), eraser(10), eraser(20)
-    both = first.compose(second)
-    for name, layer in both.layers.items():
-        assert torch.allclose(layer.P, second.layers[name].P @ first.layers[name].P)
-        assert layer.rank == first.layers[name].rank + second.layers[name].rank
-    left, right = both.compose(third), first.compose(second.compose(third))
-    for name in left.layers:
-        assert torch.allclose(left.layers[name].P, right.layers[name].P)
-    assert both.provenance.method == "ridge then ridge"
-    assert both.provenance.settings == {"keep": 1.0, "keep 2": 1.0}
-    assert both.provenance.retain == ("a dog", "a fox", "a dog", "a fox")
-
-
-def test_erasers_that_do_not_belong_together_do_not_compose():
-    with pytest.raises(EraserError, match=r"layer a has width 12 against 16"):
-        eraser().compose(eraser(d=16))
-    with pytest.raises(EraserError, match="edits values, the other keys and values"):
-        eraser().compose(eraser(edit="keys and values"))
-
-
 def test_strength_applies_to_every_layer_and_is_recorded():
     half = eraser().strength(0.5)
     for name, layer in half.layers.items():

@@ -42,6 +42,42 @@ def test_round_trip(make_activations, path, method):
     for name, layer in eraser.layers.items():
         assert torch.equal(loaded.layers[name].proj_left, layer.proj_left)
         assert torch.equal(loaded.layers[name].proj_right, layer.proj_right)
+        assert torch.equal(loaded.layers[name].rows, layer.rows)
+
+
+def test_a_file_of_version_1_is_still_read(eraser, path):
+    """As the first version wrote it: no rows, and nothing of several concepts or the capture."""
+    factors = {}
+    for name, layer in eraser.layers.items():
+        factors[f"{name}.proj_left"] = layer.proj_left.contiguous()
+        factors[f"{name}.proj_right"] = layer.proj_right.contiguous()
+    metadata = {
+        "format": "pure-eraser",
+        "format_version": "1",
+        "architecture": json.dumps(eraser.widths),
+        "method": "ridge",
+        "settings": '{"keep": 10.0}',
+        "forget": '["a dog", "a photo of a dog"]',
+        "retain": '["a cat"]',
+        "edit": "values",
+        "source_name": "model.safetensors (SD15)",
+        "source_fingerprint": "abc",
+        "source_sketch": "{}",
+        "created": "2026-11-20",
+        "plugin_version": "0.1.0",
+    }
+    save_file(factors, path, metadata)
+    loaded = load_eraser(path)
+    assert loaded.fingerprint == eraser.fingerprint
+    assert loaded.provenance.names == ("a dog",)
+    assert loaded.provenance.capture == loaded.provenance.contribution == {}
+    assert all(layer.rows is None for layer in loaded.layers.values())
+
+
+def test_an_eraser_that_lost_its_rows_survives(eraser, path):
+    save_eraser(eraser.limited(1), path)
+    assert {layer.rows for layer in load_eraser(path).layers.values()} == {None}
+    assert load_eraser(path).provenance.contribution == eraser.provenance.contribution
 
 
 def test_prompts_in_any_language_and_an_identity_eraser_survive(eraser, path):
@@ -61,8 +97,9 @@ def test_the_format_is_the_documented_one(eraser, path):
     rank, width = eraser.ranks[layer], eraser.widths[layer]
     assert tensors[f"{layer}.proj_left"].shape == (width, rank)
     assert tensors[f"{layer}.proj_right"].shape == (rank, width)
+    assert tensors[f"{layer}.rows"].shape == eraser.layers[layer].rows.shape
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "2")
     assert json.loads(metadata["architecture"]) == eraser.widths
     assert json.loads(metadata["retain"]) == list(eraser.provenance.retain)
 
@@ -145,7 +182,7 @@ def without(metadata: dict[str, str], name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m | {"format_version": "2"}, "version 2. Update"),
+        (lambda m: m | {"format_version": "3"}, "version 3. Update"),
         (lambda m: without(m, "format_version"), "version none"),
         (lambda m: without(m, "retain"), "'retain'.*missing"),
         (lambda m: m | {"forget": '"a cat"'}, "'forget'"),
@@ -153,7 +190,7 @@ def without(metadata: dict[str, str], name: str) -> dict[str, str]:
         (lambda m: m | {"forget": "a cat"}, "'forget'"),
         (lambda m: m | {"settings": "[]"}, "'settings'"),
         (lambda m: m | {"architecture": "{"}, "'architecture'"),
-        (lambda m: m | {"architecture": '{"a": 4}'}, "2 tensors of its 1 layers"),
+        (lambda m: m | {"architecture": '{"a": 4}'}, "3 tensors of its 1 layers"),
         (lambda m: m | {"architecture": m["architecture"].replace("60", "61")}, "width 61, got 60"),
         (lambda m: m | {"edit": "queries"}, "edit has to be one of"),
     ],

@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from pure_core.combine import combine
 from pure_core.eraser import Eraser
 from pure_core.errors import EraserError, ModelFileError, PureError
 from pure_core.export import (
@@ -224,7 +225,7 @@ def test_a_file_that_appears_meanwhile_is_kept(source, eraser, tmp_path):
 def test_erasers_of_two_models_say_no_more_which_file_is_theirs(source, eraser, tmp_path):
     other = tmp_path / "other.safetensors"
     save_file({name: each * 1.1 for name, each in load_file(source).items()}, other)
-    both = eraser.compose(make_eraser(other, 1))
+    both = combine([eraser, make_eraser(other, 1)], "in sequence")
     with pytest.raises(ModelFileError, match="comes from several models or does not say"):
         export_checkpoint(other, tmp_path / "erased.safetensors", [Step(both)])
     export_checkpoint(other, tmp_path / "erased.safetensors", [Step(both)], any_source=True)

@@ -24,7 +24,7 @@ def bases(make_activations, energies: tuple[float, float]) -> tuple[Basis, Basis
 
 
 def dense(forget: Basis, retain: Basis | None) -> Tensor:
-    left, right = pure_factors(forget, retain)
+    left, right = pure_factors(forget.vectors, None if retain is None else retain.vectors)
     return torch.eye(len(left), dtype=torch.float64) - left @ right
 
 

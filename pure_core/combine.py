@@ -1,0 +1,216 @@
+"""Several erasers as one: all at once, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from itertools import chain
+from typing import Any, Literal, get_args
+
+import torch
+
+from .activations import Activations
+from .eraser import Eraser, LayerEraser, Provenance, contribution, require_same_widths
+from .errors import EraserError
+from .methods import METHODS
+from .methods.common import mixed_rows
+from .progress import Progress, no_progress
+from .sketch import SAME, difference
+from .thin import thin_product
+
+Mode = Literal["joint", "in sequence"]
+"""joint: what fitting all concepts at once gives, whatever their order. in sequence: the product,
+the first eraser first."""
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+CHANGES = ("strength", "max_rank", "layers", "contribution")
+"""Settings that say an eraser is no more as its method fitted it."""
+
+IN_SEQUENCE = ", in sequence"
+"""Ends the name of the method of a product."""
+
+
+@torch.no_grad()
+def combine(
+    erasers: Sequence[Eraser],
+    mode: Mode = "joint",
+    retain: Activations | None = None,
+    max_rank: int = 0,
+    progress: Progress = no_progress,
+) -> Eraser:
+    """One eraser that does what several do.
+
+    Args:
+        erasers: Two or more, of one architecture.
+        mode: One of `MODES`.
+        retain: For joint: activations of what is to be kept.
+        max_rank: At most so many directions a layer; 0 for all.
+
+    Raises:
+        EraserError: erasers that do not belong together, or lack what joining needs.
+    """
+    if len(erasers) < 2:
+        raise EraserError(f"Expected two or more erasers to combine, got {len(erasers)}.")
+    if mode not in MODES:
+        raise EraserError(f"mode: expected one of {', '.join(MODES)}, got '{mode}'.")
+    for other in erasers[1:]:
+        require_same_widths(erasers[0].widths, other.widths)
+    if mode == "joint":
+        # Sums are rounded in their order: sorted, so that not even a bit depends on it.
+        ordered = sorted(erasers, key=lambda each: (each.provenance.forget, each.fingerprint))
+        combined = _joint(ordered, retain, progress)
+    else:
+        combined = _in_sequence(erasers, progress)
+    return combined.limited(max_rank) if max_rank else combined
+
+
+def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Progress) -> Eraser:
+    made = [each.provenance for each in erasers]
+    first, method = made[0], METHODS.get(made[0].method)
+    for other in made:
+        _require_joinable(first, other)
+    assert method is not None  # or it were not joinable
+    own = retain or erasers[0].retain
+    if own is not None:
+        _require_comparable(erasers[0], own)
+    if method.own_retain or retain is None:
+        _require_same_retain(made, own)
+    weights = _weights(made)
+    layers = {}
+    for done, name in enumerate(erasers[0].layers, start=1):
+        rows = None if own is None else own.rows[name]
+        parts = [each.layers[name] for each in erasers]
+        layers[name] = method.join(parts, weights, rows, first.settings)
+        progress(done, len(erasers[0].layers))
+    record = replace(
+        _record(made),
+        retain=() if own is None else own.prompts,
+        contribution=contribution(layers),
+    )
+    return Eraser(layers, record, own)
+
+
+def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
+    made = [each.provenance for each in erasers]
+    edits = {each.edit for each in made}
+    if len(edits) > 1:
+        raise EraserError(
+            f"Some of the erasers edit {' and others '.join(sorted(edits))}: they are not one "
+            "eraser. Patch the model with one after the other instead."
+        )
+    weights = _weights(made)
+    layers = {}
+    for done, name in enumerate(erasers[0].layers, start=1):
+        parts = [each.layers[name].to("cpu", torch.float64) for each in erasers]
+        product = reduce(LayerEraser.then, parts)
+        left, right = thin_product(product.proj_left, product.proj_right)
+        known = all(part.rows is not None for part in parts)
+        rows = mixed_rows(parts, weights).float() if known else None
+        layers[name] = LayerEraser(left.float(), right.float(), rows)
+        progress(done, len(erasers[0].layers))
+    methods = list(dict.fromkeys(each.method.removesuffix(IN_SEQUENCE) for each in made))
+    record = replace(
+        _record(made),
+        method=" then ".join(methods) + IN_SEQUENCE,
+        settings=_side_by_side([each.settings for each in made]),
+        contribution=contribution(layers),
+    )
+    return Eraser(layers, record)
+
+
+def _weights(made: Sequence[Provenance]) -> list[float]:
+    """Each eraser's share of all forget rows; captured in one way, every prompt has as many."""
+    total = sum(len(each.forget) for each in made)
+    return [len(each.forget) / max(1, total) for each in made]
+
+
+def _record(made: Sequence[Provenance]) -> Provenance:
+    """Where the concepts of several erasers came from; what they disagree about is left out."""
+    last = made[-1]
+    same_model = all(difference(last.source_sketch, each.source_sketch) <= SAME for each in made)
+    return replace(
+        last,
+        forget=tuple(chain.from_iterable(each.forget for each in made)),
+        retain=tuple(dict.fromkeys(chain.from_iterable(each.retain for each in made))),
+        concepts=tuple(chain.from_iterable(each.groups for each in made)),
+        source_sketch=last.source_sketch if same_model else {},
+        capture=last.capture if all(each.capture == last.capture for each in made) else {},
+    )
+
+
+def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float | str]:
+    """The settings if all are the same; else those of the second eraser as 'keep 2' and so on."""
+    if all(each == settings[0] for each in settings):
+        return settings[0]
+    return {
+        f"{name} {number}": value
+        for number, each in enumerate(settings, start=1)
+        for name, value in each.items()
+    }
+
+
+def _require_joinable(one: Provenance, other: Provenance) -> None:
+    """Raise EraserError unless both come from one method, in one way, from one model."""
+    for made in (one, other):
+        changed = [name for name in CHANGES if name in made.settings]
+        if made.method not in METHODS or changed:
+            why = f"{changed[0]} was applied to it" if changed else f"its method is {made.method}"
+            raise EraserError(
+                f"The eraser of '{made.names[0]}' cannot be joined with others, because {why}. "
+                "Join erasers as PURE Fit gives them, and set strength and rank afterwards; or "
+                "combine in sequence."
+            )
+    pairs = {
+        "method": (one.method, other.method),
+        "edit": (one.edit, other.edit),
+        "model": (one.source_fingerprint, other.source_fingerprint),
+        **_pairs(one.settings, other.settings),
+        **_pairs(one.capture, other.capture),
+    }
+    _require_equal(
+        f"The erasers of '{one.names[0]}' and '{other.names[0]}' cannot be joined", pairs
+    )
+
+
+def _require_comparable(eraser: Eraser, retain: Activations) -> None:
+    """Raise EraserError unless the retain rows were captured as the eraser's were."""
+    made = eraser.provenance
+    require_same_widths(eraser.widths, retain.widths)
+    pairs = {
+        "model": (made.source_fingerprint, retain.settings.source_fingerprint),
+        **_pairs(made.capture, retain.settings.trajectory()),
+    }
+    _require_equal("The erasers and 'retain' were captured in different ways", pairs)
+
+
+def _pairs(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {name: (one.get(name), other.get(name)) for name in {**one, **other}}
+
+
+def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]]) -> None:
+    different = [f"{name} {one} / {other}" for name, (one, other) in pairs.items() if one != other]
+    if different:
+        raise EraserError(
+            f"{what}. They differ in: {'; '.join(different)}. Use the same model and settings for "
+            "all, or combine in sequence."
+        )
+
+
+def _require_same_retain(made: Sequence[Provenance], retain: Activations | None) -> None:
+    """Raise EraserError unless all concepts were fitted with these neighbours."""
+    expected = () if retain is None else retain.prompts
+    for each in made:
+        if retain is None and each.retain:
+            raise EraserError(
+                "Erasers are joined against the activations they were fitted with, and a file "
+                "does not hold those: connect them to 'retain', or combine in sequence."
+            )
+        if each.retain != expected:
+            raise EraserError(
+                f"The eraser of '{each.names[0]}' was fitted with other neighbours "
+                f"({len(each.retain)} prompts, here {len(expected)}), so what all have to keep "
+                "together is not known. Fit every concept with the same retain activations, "
+                "saved once with PURE Save Activations; or combine in sequence."
+            )

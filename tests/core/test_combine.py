@@ -1,0 +1,258 @@
+"""Several concepts: joint in any order, in sequence as the product, limited to the strongest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from itertools import permutations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure_core.activations import Activations
+from pure_core.bases import fit_basis
+from pure_core.combine import combine
+from pure_core.eraser import Eraser
+from pure_core.eraser_file import load_eraser, save_eraser
+from pure_core.errors import ActivationError, EraserError
+from pure_core.methods import fit
+
+MIDDLE = "middle_block.1.transformer_blocks.0.attn2"
+SETTINGS = {"pure": {"forget_energy": 0.99, "retain_energy": 0.7}, "ridge": {"keep": 2.0}}
+METHODS = list(SETTINGS)
+
+
+@pytest.fixture
+def concepts(make_activations) -> list[Activations]:
+    return [make_activations(prompts=3, seed=seed) for seed in (1, 2, 3)]
+
+
+@pytest.fixture
+def retain(make_activations) -> Activations:
+    return make_activations(prompts=6, seed=9)
+
+
+def fit_each(method: str, concepts: list[Activations], retain: Activations) -> list[Eraser]:
+    return [fit(method, each, retain, **SETTINGS[method]) for each in concepts]
+
+
+def together(concepts: list[Activations]) -> Activations:
+    return reduce(Activations.concatenate, concepts)
+
+
+def assert_same(one: Eraser, other: Eraser, tolerance: float = 2e-6) -> None:
+    for name, layer in one.layers.items():
+        assert torch.allclose(layer.P, other.layers[name].P, atol=tolerance), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_joining_is_fitting_all_concepts_at_once(method, concepts, retain):
+    joined = combine(fit_each(method, concepts, retain), "joint", retain)
+    at_once = fit(method, together(concepts), retain, **SETTINGS[method])
+    assert_same(joined, at_once)
+    made = joined.provenance
+    assert (made.method, made.retain) == (method, retain.prompts)
+    assert made.settings == at_once.provenance.settings
+    assert sorted(made.names) == sorted(each.prompts[0] for each in concepts)
+    for name, share in at_once.provenance.contribution.items():
+        assert made.contribution[name] == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_joint_does_not_depend_on_the_order_by_a_single_bit(method, concepts, retain):
+    erasers = fit_each(method, concepts, retain)
+    prints = {combine(order, "joint", retain).fingerprint for order in permutations(erasers)}
+    assert len(prints) == 1
+    at_once = [fit(method, together(list(order)), retain) for order in permutations(concepts)]
+    for other in at_once[1:]:
+        assert_same(at_once[0], other)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_joint_in_steps_is_joint_at_once(method, concepts, retain, tmp_path):
+    first, second, third = fit_each(method, concepts, retain)
+    save_eraser(combine([first, third], "joint", retain), tmp_path / "two.safetensors")
+    steps = combine([load_eraser(tmp_path / "two.safetensors"), second], "joint", retain)
+    assert_same(steps, combine([first, second, third], "joint", retain))
+    assert len(steps.provenance.groups) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_concept_joined_with_itself_is_itself(method, concepts, retain):
+    (eraser,) = fit_each(method, concepts[:1], retain)
+    assert_same(combine([eraser, eraser], "joint", retain), eraser)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_more_prompts_weigh_more(method, concepts, retain, make_activations):
+    uneven = [concepts[0], make_activations(prompts=7, seed=2)]
+    joined = combine(fit_each(method, uneven, retain), "joint", retain)
+    assert_same(joined, fit(method, together(uneven), retain, **SETTINGS[method]))
+
+
+def dense_pure(concepts: list[Activations], retain: Activations) -> Tensor:
+    """I - P_F (I - P_R) with one P_F over all rows, from dense matrices."""
+    _, values, vectors = torch.linalg.svd(together(concepts).rows[MIDDLE].double())
+    shares = values.square().cumsum(0) / values.square().sum()
+    span = vectors[: int((shares < 0.99).sum()) + 1].T
+    kept = fit_basis(retain.rows[MIDDLE], 0.7).vectors
+    eye = torch.eye(len(span), dtype=torch.float64)
+    return eye - span @ span.T @ (eye - kept @ kept.T)
+
+
+def test_joint_pure_is_the_published_matrix_over_one_basis(concepts, retain):
+    layer = combine(fit_each("pure", concepts, retain), "joint", retain).layers[MIDDLE]
+    assert torch.allclose(layer.P.double(), dense_pure(concepts, retain), atol=1e-5)
+    left = layer.proj_left
+    assert torch.allclose(left.T @ left, torch.eye(layer.rank), atol=1e-5)
+    kept = fit_basis(retain.rows[MIDDLE], 0.7).vectors.float()
+    assert torch.allclose(layer(kept.T), kept.T, atol=1e-5)
+
+
+def test_pure_can_be_joined_against_new_neighbours(concepts, retain, make_activations):
+    own = [make_activations(prompts=4, seed=20 + index) for index in range(3)]
+    erasers = [
+        fit("pure", each, neighbours, **SETTINGS["pure"])
+        for each, neighbours in zip(concepts, own, strict=True)
+    ]
+    joined = combine(erasers, "joint", retain)
+    expected = dense_pure(concepts, retain)
+    assert torch.allclose(joined.layers[MIDDLE].P.double(), expected, atol=1e-5)
+    assert joined.provenance.retain == retain.prompts
+    with pytest.raises(EraserError, match=r"fitted with other neighbours .*PURE Save Activations"):
+        combine(erasers, "joint")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_erasers_that_were_just_fitted_still_know_their_neighbours(
+    method, concepts, retain, tmp_path
+):
+    erasers = fit_each(method, concepts, retain)
+    joined = combine(erasers, "joint")
+    assert joined.fingerprint == combine(erasers, "joint", retain).fingerprint
+    assert combine([joined, *erasers[:1]], "joint").provenance.retain == retain.prompts
+    for number, each in enumerate(erasers):
+        save_eraser(each, tmp_path / f"{number}.safetensors")
+    loaded = [load_eraser(path) for path in sorted(tmp_path.iterdir())]
+    with pytest.raises(EraserError, match="a file does not hold those: connect them to 'retain'"):
+        combine(loaded, "joint")
+
+
+def test_more_concepts_than_channels_stay_within_the_width(make_activations, retain):
+    concepts = [make_activations(prompts=3, seed=seed) for seed in range(30, 40)]
+    for method in METHODS:
+        joined = combine(fit_each(method, concepts, retain), "joint", retain)
+        assert_same(joined, fit(method, together(concepts), retain, **SETTINGS[method]))
+        for layer in joined.layers.values():
+            assert layer.rank <= layer.width >= len(layer.rows)
+        product = combine(fit_each(method, concepts, retain), "in sequence")
+        assert all(layer.rank <= layer.width for layer in product.layers.values())
+
+
+def test_in_sequence_is_the_product_in_order(concepts, retain):
+    erasers = fit_each("ridge", concepts, retain)
+    product = combine(erasers, "in sequence")
+    for name, layer in product.layers.items():
+        first, second, third = (each.layers[name].P.double() for each in erasers)
+        assert torch.allclose(layer.P.double(), third @ second @ first, atol=2e-6)
+        assert not torch.allclose(layer.P.double(), first @ second @ third, atol=1e-5)
+    made = product.provenance
+    assert made.method == "ridge, in sequence"
+    assert made.settings == erasers[0].provenance.settings
+    assert made.retain == retain.prompts
+    assert made.groups == (3, 3, 3)
+
+
+def test_in_sequence_says_what_was_different(concepts, retain):
+    one, two = fit("pure", concepts[0], retain), fit("pure", concepts[1], None)
+    made = combine([one, two], "in sequence").provenance
+    assert made.settings == {
+        "forget_energy 1": 0.99,
+        "retain_energy 1": 0.7,
+        "forget_energy 2": 0.99,
+    }
+    other = replace(two, provenance=replace(two.provenance, capture={"steps": 3}))
+    assert combine([one, other], "in sequence").provenance.capture == {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", ["joint", "in sequence"])
+def test_a_budget_keeps_the_directions_in_which_the_forget_rows_change_most(
+    method, mode, concepts, retain
+):
+    erasers = fit_each(method, concepts, retain)
+    whole = combine(erasers, mode, retain)
+    limited = combine(erasers, mode, retain, max_rank=4)
+    assert limited.provenance.settings["max_rank"] == 4
+    rows = together(concepts).rows[MIDDLE].double()
+    change = rows - whole.layers[MIDDLE](rows.float()).double()
+    layer = limited.layers[MIDDLE]
+    assert layer.rank == 4
+    missing = (change - (rows - layer(rows.float()).double())).norm()
+    best = torch.linalg.svdvals(change)[4:].norm()  # Eckart and Young
+    assert missing == pytest.approx(float(best), rel=1e-3)
+
+
+def test_a_budget_keeps_what_was_kept_exactly(concepts, retain):
+    limited = combine(fit_each("pure", concepts, retain), "joint", retain, max_rank=3)
+    kept = fit_basis(retain.rows[MIDDLE], 0.7).vectors.float()
+    assert torch.allclose(limited.layers[MIDDLE](kept.T), kept.T, atol=1e-5)
+
+
+def test_a_budget_that_is_not_reached_changes_nothing(concepts, retain):
+    (eraser,) = fit_each("ridge", concepts[:1], retain)
+    assert eraser.limited(1000) is eraser
+    with pytest.raises(EraserError, match="max_rank: expected 1 or more, got 0"):
+        eraser.limited(0)
+
+
+def test_concatenated_captures_are_several_concepts(concepts, make_activations):
+    both = concepts[0].concatenate(concepts[1])
+    assert both.groups == (3, 3)
+    assert both.prompts == concepts[0].prompts + concepts[1].prompts
+    with pytest.raises(ActivationError, match="differ in: steps 20 / 30"):
+        both.concatenate(make_activations(steps=30))
+    with pytest.raises(ActivationError, match="expected 3 in all"):
+        replace(concepts[0], concepts=(2, 2))
+
+
+def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make_activations):
+    pure, ridge = (fit_each(method, concepts, retain) for method in METHODS)
+    moved = replace(pure[1], provenance=replace(pure[1].provenance, source_fingerprint="other"))
+    refused = [
+        ([pure[0]], retain, "two or more erasers to combine, got 1"),
+        ([pure[0], ridge[0]], retain, "method pure / ridge"),
+        ([ridge[0], ridge[1].limited(1)], retain, "because max_rank was applied"),
+        ([ridge[0], ridge[1].strength(0.5)], retain, "because strength was applied"),
+        ([combine(ridge[:2], "in sequence"), ridge[2]], retain, "its method is ridge, in sequence"),
+        ([pure[0], moved], retain, "model abc / other"),
+        (ridge[:2], make_activations(prompts=6, seed=8), "fitted with other neighbours"),
+        (pure[:2], make_activations(prompts=6, seed=8, steps=30), "steps 20 / 30"),
+        ([pure[0], fit("pure", concepts[1], None)], retain, "retain_energy 0.7 / None"),
+        ([fit("pure", each, None) for each in concepts], retain, "fitted without neighbours"),
+    ]
+    for erasers, kept, message in refused:
+        with pytest.raises(EraserError, match=message):
+            combine(erasers, "joint", kept)
+    with pytest.raises(EraserError, match="values: they are not one eraser"):
+        combine([pure[0], ridge[0]], "in sequence")
+    with pytest.raises(EraserError, match="mode: expected one of joint, in sequence, got 'sum'"):
+        combine(pure, "sum")
+
+
+def test_without_neighbours_pure_joins_what_it_has(concepts):
+    joined = combine([fit("pure", each, None) for each in concepts], "joint")
+    assert_same(joined, fit("pure", together(concepts), None))
+
+
+def test_progress_is_told_of_every_layer_and_may_stop(concepts, retain):
+    erasers, seen = fit_each("pure", concepts, retain), []
+    combine(erasers, "joint", retain, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        combine(erasers, "in sequence", progress=stop)
