@@ -28,6 +28,8 @@ def fingerprint(model: ModelPatcher) -> str:
         _feed(digest, (key, weight[0], patches))
     _feed(digest, model.object_patches)
     _feed(digest, model.model_options)
+    if model.injections:  # a bypass LoRA: that it is there can be read, its weights cannot
+        _feed(digest, model.injections)
     return digest.hexdigest()[:32]
 
 
@@ -48,6 +50,9 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(_samples(value))
     elif isinstance(value, WeightAdapterBase):
         _feed(digest, (type(value), value.weights))
+    elif isinstance(value, torch.nn.Module):
+        # Its parameters may hold patches just now. Buffers and bases tell noise schedules apart.
+        _feed(digest, (type(value).__mro__, dict(value.named_buffers())))
     elif isinstance(value, dict):
         digest.update(b"{")
         for key in sorted(value, key=str):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 if not os.environ.get("PURE_COMFY_PATH"):
     raise pytest.UsageError(
@@ -19,7 +20,8 @@ from tests.comfy import inprocess
 inprocess.enter()
 
 from tests.comfy import stock
-from tests.comfy.stock import Loaded
+from tests.comfy.erasers import Pair
+from tests.comfy.stock import Loaded, Prompts
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +47,22 @@ def checkpoint() -> Path:
 def loaded(checkpoint: Path) -> Loaded:
     """The shipped model, loaded once for all tests: none may change it."""
     return stock.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def pair(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The shipped model's U-Net and an erased copy of its file: no test may change them."""
+    return Pair.make(checkpoint, tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def prompts(loaded: Loaded) -> Prompts:
+    """Three prompts, encoded by the shipped model's text encoder."""
+    words = ("a red ball on a meadow", "a blue star", "")
+    return Prompts(*(stock.text(loaded.clip, each) for each in words))
+
+
+@pytest.fixture(scope="session")
+def plain(pair: Pair, prompts: Prompts) -> Tensor:
+    """Latents of the erased file with nothing around it."""
+    return stock.ksampler(pair.erased, prompts.positive, prompts.negative)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.lora
+import comfy.model_management
 import comfy.sd
 import comfy.supported_models
 import torch
@@ -23,6 +24,9 @@ PIXELS = 64
 QUICK = Trajectory(steps=4, run_steps=2, latents=2, width=PIXELS, height=PIXELS)
 """A capture that takes seconds on a CPU."""
 
+NOTICEABLE = 0.01
+"""Difference of latents, whose values go up to some tens, that is no rounding."""
+
 
 class Loaded(NamedTuple):
     """A checkpoint as its loader gives it."""
@@ -37,12 +41,33 @@ def load(checkpoint: Path) -> Loaded:
     return Loaded(*comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3])
 
 
+Conditioning = list[list[Any]]
+
+
+class Prompts(NamedTuple):
+    """What several tests ask for, encoded."""
+
+    positive: Conditioning
+    other: Conditioning
+    negative: Conditioning
+
+
+def text(clip: comfy.sd.CLIP, prompt: str) -> Conditioning:
+    """A prompt through CLIPTextEncode."""
+    return execute(nodes.CLIPTextEncode, clip=clip, text=prompt)[0]
+
+
 def sample(
     model: ModelPatcher, clip: comfy.sd.CLIP, prompt: str = "a ball", steps: int = 2
 ) -> Tensor:
     """Latents from CLIPTextEncode, EmptyLatentImage and KSampler."""
-    encode = nodes.CLIPTextEncode().encode
-    (positive,), (negative,) = encode(clip, prompt), encode(clip, "")
+    return ksampler(model, text(clip, prompt), text(clip, ""), steps)
+
+
+def ksampler(
+    model: ModelPatcher, positive: Conditioning, negative: Conditioning, steps: int = 2
+) -> Tensor:
+    """Latents from EmptyLatentImage and KSampler."""
     latent = {"samples": torch.zeros(1, 4, PIXELS // 8, PIXELS // 8)}
     (sampled,) = nodes.common_ksampler(
         model, 7, steps, 4.0, "euler", "normal", positive, negative, latent
@@ -50,8 +75,8 @@ def sample(
     return sampled["samples"]
 
 
-def with_lora(model: ModelPatcher, strength: float = 1.0, seed: int = 0) -> ModelPatcher:
-    """The model under a random LoRA of rank 4 on every cross-attention key and value."""
+def lora(model: ModelPatcher, seed: int = 0) -> dict[str, Tensor]:
+    """A random LoRA file of rank 4 for every cross-attention key and value."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for layer in cross_attention_layers(model):
@@ -61,7 +86,12 @@ def with_lora(model: ModelPatcher, strength: float = 1.0, seed: int = 0) -> Mode
             state[f"{name}.lora_up.weight"] = torch.randn(rows, 4, generator=generator) * 0.1
             state[f"{name}.lora_down.weight"] = torch.randn(4, columns, generator=generator) * 0.1
             state[f"{name}.alpha"] = torch.tensor(4.0)
-    return comfy.sd.load_lora_for_models(model, None, state, strength, 0.0)[0]
+    return state
+
+
+def with_lora(model: ModelPatcher, strength: float = 1.0, seed: int = 0) -> ModelPatcher:
+    """The model under a random LoRA, as LoraLoader puts it in."""
+    return comfy.sd.load_lora_for_models(model, None, lora(model, seed), strength, 0.0)[0]
 
 
 def with_wrapper(model: ModelPatcher, before: Callable[[dict[str, Any]], None]) -> ModelPatcher:
@@ -94,9 +124,40 @@ def pre_hooks(model: ModelPatcher) -> int:
     return sum(len(module._forward_pre_hooks) for module in model.model.modules())
 
 
-def execute(node: type[io.ComfyNode], **inputs: Any) -> tuple[Any, ...]:
-    """A node's outputs, as ComfyUI's executor gets them."""
-    return node.EXECUTE_NORMALIZED(**inputs).result
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest."""
+    return float((one - other).abs().max())
+
+
+class State(NamedTuple):
+    """Everything about a model that a node downstream could notice."""
+
+    weights: dict[str, Tensor]
+    """As they are in the modules when the model is loaded."""
+
+    patches: dict[str, list[int]]
+    options: str
+    hooks: int
+
+    @classmethod
+    def of(cls, model: ModelPatcher) -> State:
+        comfy.model_management.load_models_gpu([model], force_full_load=True)
+        weights = {name: each.clone() for name, each in model.model.state_dict().items()}
+        patches = {key: [id(each) for each in values] for key, values in model.patches.items()}
+        return cls(weights, patches, repr(model.model_options), pre_hooks(model))
+
+    def require(self, other: State) -> None:
+        """Nothing differs, not by a bit."""
+        assert self[1:] == other[1:]
+        for name, each in self.weights.items():
+            assert torch.equal(each, other.weights[name]), name
+
+
+def execute(node: type, **inputs: Any) -> tuple[Any, ...]:
+    """A node's outputs, as ComfyUI's executor gets them, whichever way the node is written."""
+    if issubclass(node, io.ComfyNode):
+        return node.EXECUTE_NORMALIZED(**inputs).result
+    return getattr(node(), node.FUNCTION)(**inputs)
 
 
 def tiny_flux() -> ModelPatcher:

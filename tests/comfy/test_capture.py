@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import comfy.utils
+import folder_paths
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -19,8 +22,10 @@ from comfyui_pure.nodes.host.conditioning import encode
 from comfyui_pure.nodes.host.layers import cross_attention_layers
 from comfyui_pure.nodes.prompts import Anchors
 from comfyui_pure.pure_core.activations import Activations
+from safetensors.torch import save_file
 from torch import Tensor
 
+import nodes
 from tests.comfy.stock import QUICK, Loaded, pre_hooks, sample, with_lora, with_wrapper
 
 PROMPTS = ("a ball", "a red star with a mug", "")
@@ -132,6 +137,61 @@ def test_prompts_of_different_token_length(loaded: Loaded) -> None:
     alone = capture(loaded.model, loaded.clip, [long], QUICK)
     for layer in together.rows:
         assert torch.allclose(together.grid(layer)[1], alone.grid(layer)[0], atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def embedding_clip(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[comfy.sd.CLIP]:
+    """The text encoder, with textual inversions in both formats in an embeddings folder."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    generator = torch.Generator().manual_seed(0)
+    two, three, many = (torch.randn(n, 768, generator=generator) / 4 for n in (2, 3, 100))
+    save_file({"emb_params": two}, folder / "zef.safetensors")
+    save_file({"emb_params": many}, folder / "long.safetensors")
+    torch.save({"string_to_param": {"*": three}, "name": "old"}, folder / "old.pt")
+    with pytest.MonkeyPatch.context() as change:
+        suffixes = folder_paths.folder_names_and_paths["embeddings"][1]
+        known = folder_paths.folder_names_and_paths
+        change.setitem(known, "embeddings", ([str(folder)], suffixes))
+        yield nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint.name)[1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "without"),
+    [
+        ("a picture of embedding:zef", "a picture of"),
+        ("embedding:old, a painting", ", a painting"),
+        ("embedding:zef embedding:old", "embedding:old"),
+        ("embedding:long", ""),
+        ("a (ball:1.3)", "a ball"),
+        ("a (embedding:zef:0.6)", "a embedding:zef"),
+    ],
+)
+def test_textual_inversions_and_prompt_weights(
+    loaded: Loaded,
+    embedding_clip: comfy.sd.CLIP,
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: str,
+    without: str,
+) -> None:
+    """Each changes the rows, and the rows do not depend on what else is in the batch."""
+    words = ["a ball", prompt, without]
+    short = QUICK._replace(latents=1, run_steps=1)
+    together = capture(loaded.model, embedding_clip, words, short)
+    monkeypatch.setattr(host, "MAX_ROWS", 1)
+    alone = capture(loaded.model, embedding_clip, [prompt], short)
+    for layer in together.rows:
+        grid = together.grid(layer)
+        assert torch.allclose(grid[1], alone.grid(layer)[0], atol=TOLERANCE)
+        assert not torch.allclose(grid[1], grid[2], atol=100 * TOLERANCE)
+
+
+def test_an_embedding_of_more_than_77_tokens_makes_a_longer_prompt(
+    embedding_clip: comfy.sd.CLIP,
+) -> None:
+    lengths = [encode(embedding_clip, f"embedding:{name}").length for name in ("zef", "long")]
+    assert lengths == [77, 154]
 
 
 def test_pooled_output_is_batched_like_the_tokens(loaded: Loaded) -> None:

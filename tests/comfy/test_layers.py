@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfyui_pure.nodes.host.fingerprint import fingerprint
 from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
 
-from tests.comfy.stock import Loaded, load, sample, tiny_flux, with_lora
+from tests.comfy.stock import Loaded, execute, load, sample, tiny_flux, with_lora
 
 
 def test_every_text_reading_layer_is_found_and_no_other(loaded: Loaded) -> None:
@@ -59,6 +60,19 @@ def test_fingerprint_tells_patched_models_apart(loaded: Loaded) -> None:
         with_lora(loaded.model, seed=1),
     ]
     assert len({fingerprint(model) for model in models}) == len(models)
+
+
+def test_fingerprint_tells_kinds_of_prediction_apart(loaded: Loaded) -> None:
+    """They are objects of one class name, made anew by every run of the node."""
+
+    def under(sampling: str, zsnr: bool) -> str:
+        node = {"model": loaded.model, "sampling": sampling, "zsnr": zsnr}
+        return fingerprint(execute(ModelSamplingDiscrete, **node)[0])
+
+    kinds = [("eps", False), ("eps", True), ("v_prediction", False), ("v_prediction", True)]
+    found = [under(*kind) for kind in kinds]
+    assert len({fingerprint(loaded.model), *found}) == 1 + len(kinds)
+    assert [under(*kind) for kind in kinds] == found
 
 
 def test_fingerprint_tells_checkpoints_apart(loaded: Loaded, checkpoint: Path) -> None:

@@ -6,11 +6,11 @@ import comfy.lora
 import comfy.model_management
 import pytest
 import torch
-from comfy.model_patcher import ModelPatcher
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, widths
+from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers
 from comfyui_pure.nodes.host.patch import EDITS, PROJECTIONS, EraserAdapter, patch
 from comfyui_pure.pure_core.eraser import Edit, Eraser, LayerEraser, Provenance
 
+from tests.comfy.erasers import ROUNDING, dense, random_eraser, relative_error
 from tests.comfy.stock import (
     Loaded,
     base_weight,
@@ -19,47 +19,6 @@ from tests.comfy.stock import (
     tiny_flux,
     with_lora,
 )
-
-ROUNDING = 2e-6
-"""Largest difference of float32 arithmetic from float64, relative to the largest weight."""
-
-
-def random_eraser(
-    model: ModelPatcher, edit: Edit = "keys and values", rank: int = 5, seed: int = 0
-) -> Eraser:
-    generator = torch.Generator().manual_seed(seed)
-    layers = {
-        name: LayerEraser(
-            torch.randn(d, rank, generator=generator) / d**0.5,
-            torch.randn(rank, d, generator=generator) / d**0.5,
-        )
-        for name, d in widths(cross_attention_layers(model)).items()
-    }
-    return Eraser(
-        layers,
-        Provenance(
-            method="random",
-            settings={},
-            forget=("a ball",),
-            retain=(),
-            edit=edit,
-            source_name="test (SD15)",
-            source_fingerprint="0",
-            source_sketch={},
-            created="2026-01-01",
-            plugin_version="0",
-        ),
-    )
-
-
-def dense(layer: LayerEraser, strength: float = 1.0) -> torch.Tensor:
-    """E as a (d, d) float64 matrix."""
-    identity = torch.eye(layer.width, dtype=torch.float64)
-    return identity - strength * layer.proj_left.double() @ layer.proj_right.double()
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((actual.double() - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4, -1.5])
