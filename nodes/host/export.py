@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
@@ -108,9 +109,16 @@ def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, ta
 def _require_not_patched(model: ModelPatcher, layers: list[Layer]) -> None:
     """Raise ModelError if an eraser is in the model already: the LoRA would do next to nothing."""
     keys = {layer.key(projection) for layer in layers for projection in ("to_k", "to_v")}
-    patches = (patch[1] for key in keys for patch in model.patches.get(key, ()))
-    if any(isinstance(each, EraserAdapter) for each in patches):
+    if any(_holds_eraser(model.patches.get(key, ())) for key in keys):
         raise ModelError(
             "model: expected the model before it is erased, got one that PURE Patch has erased "
-            "from. Connect the wire that goes into PURE Patch or PURE Erase Concept."
+            "from, or a merge with one. Connect the wire that goes into PURE Patch or PURE Erase "
+            "Concept."
         )
+
+
+def _holds_eraser(patches: Any) -> bool:
+    """Whether an eraser is among a weight's patches. Those of merged models lie inside others."""
+    if isinstance(patches, (list, tuple)):
+        return any(map(_holds_eraser, patches))
+    return isinstance(patches, EraserAdapter)

@@ -33,6 +33,13 @@ EDITS = (AS_FITTED, *PROJECTIONS)
 """What `PURE_Patch` may be asked to edit."""
 
 
+BYPASS = (
+    "The model carries changes of what its layers put out (LoraLoaderBypass), which are not "
+    "erased: use Load LoRA instead."
+)
+"""Said of models with injections, as ComfyUI calls them."""
+
+
 class EraserAdapter(WeightAdapterBase):
     """W <- W - strength L (R W), on top of every patch that comes before it.
 
@@ -104,6 +111,7 @@ def describe(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) ->
         f"strength {strength:g}, ranks {min(ranks)} to {max(ranks)}.",
         f"{before} of these weights were patched before (LoRA, merge or eraser), which is erased "
         "too. What patches them later is not erased: put this last.",
+        BYPASS if model.injections else "",
         rounding(model, adapters, strength),
     ]
     return " ".join(line for line in lines if line)

@@ -210,10 +210,15 @@ def upstream(prompt: dict[str, Any], node: str) -> dict[str, Any]:
 
 def essence(workflow: Workflow) -> dict[Any, Any]:
     """What makes two saved workflows the same to a person."""
-    keys = ("type", "title", "pos", "size", "mode", "flags", "widgets_values", "color")
+    keys = ("type", "title", "pos", "mode", "flags", "widgets_values", "color")
     return {
         # Versions write nothing, or an empty list, where there is no widget.
         **{(node["id"], key): node.get(key) or None for node in workflow["nodes"] for key in keys},
+        # Widgets that share a height leave rounding in it.
+        **{
+            (node["id"], "size"): [round(part) for part in node["size"]]
+            for node in workflow["nodes"]
+        },
         "links": sorted(workflow["links"]),
         "groups": [(g["title"], g["bounding"], g["color"]) for g in workflow["groups"]],
     }

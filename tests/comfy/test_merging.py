@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.sd
@@ -21,9 +22,11 @@ from comfy_extras.nodes_model_merging import (
     ModelSubtract,
 )
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
+from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.fingerprint import fingerprint
-from comfyui_pure.nodes.host.layers import Layer, cross_attention_layers
-from comfyui_pure.nodes.host.patch import patch
+from comfyui_pure.nodes.host.layers import Layer, ModelError, cross_attention_layers
+from comfyui_pure.nodes.host.patch import AS_FITTED, BYPASS, describe, patch
+from comfyui_pure.pure_core.export import Step
 from torch import Tensor
 
 from tests.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
@@ -302,12 +305,29 @@ def test_scaled_cross_attention_commutes_with_the_eraser(pair: Pair) -> None:
         require_weights(model, expected)
 
 
-def test_the_fingerprint_tells_a_bypass_lora_apart(pair: Pair) -> None:
+def test_a_bypass_lora_is_told_apart_and_pointed_out(pair: Pair) -> None:
     if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
         pytest.skip("this ComfyUI has no LoraLoaderBypass")
     state = lora(pair.model)
     (bypassing, _) = comfy.sd.load_bypass_lora_for_models(pair.model, None, state, 1.0, 0.0)
     assert fingerprint(bypassing) != fingerprint(pair.model)
+    assert BYPASS in describe(bypassing, pair.eraser, 1.0, AS_FITTED)
+    assert BYPASS not in describe(pair.model, pair.eraser, 1.0, AS_FITTED)
+
+
+def test_a_lora_of_a_merge_with_an_erased_model_is_refused(
+    pair: Pair, second: ModelPatcher, tmp_path: Path
+) -> None:
+    """It would erase a second time what is erased in part."""
+    steps, target = [Step(pair.eraser)], tmp_path / "lora.safetensors"
+    for merged in (
+        merge(ModelMergeSimple, ratio=0.3)(pair.patched(), second),
+        merge(ModelMergeSimple, ratio=0.3)(second, pair.patched()),
+    ):
+        with pytest.raises(ModelError, match="or a merge with one"):
+            save_lora(merged, steps, torch.float32, target)
+    assert not target.exists()
+    save_lora(merge(ModelMergeSimple, ratio=0.3)(pair.model, second), steps, torch.float32, target)
 
 
 def test_the_fingerprint_tells_merges_apart(pair: Pair, second: ModelPatcher) -> None:
