@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
 
 from .activations import Activations
-from .eraser import Eraser, LayerEraser, Provenance, contribution, require_same_widths
+from .eraser import (
+    Eraser,
+    LayerEraser,
+    Provenance,
+    contribution,
+    product,
+    require_same_widths,
+)
 from .errors import EraserError
 from .methods import METHODS
 from .methods.common import mixed_rows
@@ -104,8 +110,8 @@ def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
         parts = [each.layers[name].to("cpu", torch.float64) for each in erasers]
-        product = reduce(LayerEraser.then, parts)
-        left, right = thin_product(product.proj_left, product.proj_right)
+        whole = product(parts)
+        left, right = thin_product(whole.proj_left, whole.proj_right)
         known = all(part.rows is not None for part in parts)
         rows = mixed_rows(parts, weights).float() if known else None
         layers[name] = LayerEraser(left.float(), right.float(), rows)

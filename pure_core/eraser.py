@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -303,6 +303,19 @@ def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> Non
                 f"example layer {name} has width {expected.get(name, 'none')} against "
                 f"{actual.get(name, 'none')}."
             )
+
+
+def product(layers: Sequence[LayerEraser]) -> LayerEraser:
+    """All of them, first to last, as one.
+
+    Neighbours are multiplied pairwise: only where ranks have grown to the width does a product
+    cost d^3, and of such there are few, so the time grows with the number of layers alone.
+    """
+    while len(layers) > 1:
+        odd = layers[len(layers) & ~1 :]
+        pairs = zip(layers[::2], layers[1::2], strict=False)
+        layers = [*(first.then(second) for first, second in pairs), *odd]
+    return layers[0]
 
 
 def compressed(rows: Tensor) -> Tensor:

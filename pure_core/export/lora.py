@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import atomic_file
-from ..eraser import LayerEraser, require_same_widths
+from ..eraser import LayerEraser, product, require_same_widths
 from ..errors import EraserError
 from .provenance import Step
 from .source import require_suffix, writing
@@ -88,7 +87,7 @@ def _product(steps: Sequence[Step], layer: str, projection: str) -> LayerEraser 
         for step in steps
         if projection in step.projections
     ]
-    return reduce(LayerEraser.then, erasers) if erasers else None
+    return product(erasers) if erasers else None
 
 
 def _factors(eraser: LayerEraser, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pure_core.activations import Activations
 from pure_core.bases import fit_basis
 from pure_core.combine import combine
-from pure_core.eraser import Eraser
+from pure_core.eraser import Eraser, LayerEraser, product
 from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import ActivationError, EraserError
 from pure_core.methods import fit
@@ -162,6 +162,21 @@ def test_in_sequence_is_the_product_in_order(concepts, retain):
     assert made.settings == erasers[0].provenance.settings
     assert made.retain == retain.prompts
     assert made.groups == (3, 3, 3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8, 13])
+def test_a_product_of_many_is_theirs_in_order(count):
+    random = torch.Generator().manual_seed(0)
+    layers = [
+        LayerEraser(
+            *(torch.randn(size, generator=random).double() / 9 for size in ((20, 4), (4, 20)))
+        )
+        for _ in range(count)
+    ]
+    dense = reduce(lambda done, layer: layer.P @ done, layers, torch.eye(20).double())
+    whole = product(layers)
+    assert torch.allclose(whole.P, dense)
+    assert whole.rank <= 20
 
 
 def test_in_sequence_says_what_was_different(concepts, retain):
