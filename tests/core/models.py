@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load, load_file
 
 from pure_core.eraser import Eraser, LayerEraser, Provenance
 from pure_core.export import Source, Step, UNetKeys
@@ -59,3 +60,9 @@ def expected(path: Path, steps: list[Step]) -> dict[str, torch.Tensor]:
                     weight = weight - step.strength * change @ weight
             weights[key] = weight
     return weights
+
+
+def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """A safetensors file's tensors and metadata, by the library alone."""
+    with safe_open(path, framework="pt") as file:
+        return load(path.read_bytes()), file.metadata()

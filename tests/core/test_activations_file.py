@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 
 from pure_core.activations import Activations
 from pure_core.activations_file import load_activations, save_activations
 from pure_core.errors import ActivationFileError
 from pure_core.methods import fit
+from tests.core.models import contents
 
 LAYER = "middle_block.1.transformer_blocks.0.attn2"
 
@@ -29,11 +29,6 @@ def captured(make_activations) -> Activations:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "retain.safetensors"
-
-
-def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return load(path.read_bytes()), file.metadata()
 
 
 def test_round_trip(captured, path):

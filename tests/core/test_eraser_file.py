@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 
 from pure_core.eraser import Eraser
 from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import EraserFileError
 from pure_core.methods import fit
+from tests.core.models import contents
 
 
 @pytest.fixture
@@ -25,11 +25,6 @@ def eraser(make_activations) -> Eraser:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "eraser.safetensors"
-
-
-def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return load(path.read_bytes()), file.metadata()
 
 
 @pytest.mark.parametrize("method", ["pure", "ridge"])
