@@ -119,7 +119,8 @@ class Captures:
 
     def together(self, concepts: Iterable[Concept]) -> Activations:
         """The activations of all concepts as one."""
-        return functools.reduce(Activations.concatenate, self.each(concepts))
+        first, *others = self.each(concepts)
+        return first.concatenate(*others)
 
 
 def largest_difference(one: Eraser, other: Eraser) -> float:

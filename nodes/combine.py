@@ -1,7 +1,5 @@
 """PURE_CombineErasers and PURE_ConcatenateActivations: several concepts as one."""
 
-from functools import reduce
-
 from comfy_api.latest import io
 
 from ..pure_core import activations, eraser
@@ -65,7 +63,8 @@ class CombineErasers(io.ComfyNode):
         max_rank: list[int] | None = None,
         **erasers: list[eraser.Eraser],
     ) -> io.NodeOutput:
-        kept = retain[0] if retain else None
+        given = [each for each in retain or () if each is not None]
+        kept = given[0].concatenate(*given[1:]) if given else None
         limit = max_rank[0] if max_rank else 0
         combined = combine(in_order(erasers), mode[0], kept, limit, progress())
         return io.NodeOutput(combined, summary(combined))
@@ -93,4 +92,5 @@ class ConcatenateActivations(io.ComfyNode):
 
     @classmethod
     def execute(cls, **captured: list[activations.Activations]) -> io.NodeOutput:
-        return io.NodeOutput(reduce(activations.Activations.concatenate, in_order(captured)))
+        first, *others = in_order(captured)
+        return io.NodeOutput(first.concatenate(*others))

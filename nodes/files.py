@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..pure_core import activations, eraser
 from .host.files import ACTIVATIONS, ERASERS
-from .types import CATEGORY, Activations, Eraser, eraser_input
+from .types import CATEGORY, Activations, Eraser, advanced, eraser_input
 
 ERASERS.register()
 ACTIVATIONS.register()
@@ -40,17 +40,35 @@ class SaveEraser(io.ComfyNode):
             display_name="PURE Save Eraser",
             category=CATEGORY,
             description=(
-                "Writes the eraser to models/erasers as a small safetensors file. It holds the "
-                "prompts and settings it was made with and no model weights."
+                "Writes the eraser to models/erasers as a safetensors file. It holds the prompts "
+                "and settings it was made with and no model weights."
             ),
-            inputs=[eraser_input(), prefix_input("erasers", "eraser")],
+            inputs=[
+                eraser_input(),
+                prefix_input("erasers", "eraser"),
+                advanced(
+                    io.Boolean.Input(
+                        "joinable",
+                        default=True,
+                        optional=True,
+                        tooltip=(
+                            "On: the file also holds the concept's activations, so that PURE "
+                            "Combine Erasers can join it with others. Off: smaller; it can still "
+                            "be combined in sequence."
+                        ),
+                    )
+                ),
+            ],
             outputs=[path_output()],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, eraser: eraser.Eraser, filename_prefix: str) -> io.NodeOutput:
-        return written(ERASERS.save(eraser, filename_prefix))
+    def execute(
+        cls, eraser: eraser.Eraser, filename_prefix: str, joinable: bool = True
+    ) -> io.NodeOutput:
+        kept = eraser if joinable else eraser.without_rows()
+        return written(ERASERS.save(kept, filename_prefix))
 
 
 class LoadEraser(io.ComfyNode):
@@ -76,7 +94,7 @@ class LoadEraser(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, eraser_name: str) -> str:
-        return ERASERS.content_hash(eraser_name)
+        return ERASERS.state_of(eraser_name)
 
     @classmethod
     def execute(cls, eraser_name: str) -> io.NodeOutput:
@@ -135,7 +153,7 @@ class LoadActivations(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, activations_name: str) -> str:
-        return ACTIVATIONS.content_hash(activations_name)
+        return ACTIVATIONS.state_of(activations_name)
 
     @classmethod
     def execute(cls, activations_name: str) -> io.NodeOutput:

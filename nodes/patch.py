@@ -53,8 +53,8 @@ class Patch(io.ComfyNode):
                         optional=True,
                         tooltip=(
                             "Erase only in the layers that do most: the fewest that together do "
-                            "this share of the change measured on the concept's prompts, .01 to "
-                            "1. 1: in all."
+                            "this share of what all do, .01 to 1; 1: in all. Measured as the "
+                            "share of a layer's forget activations that it changes."
                         ),
                     )
                 ),
@@ -63,7 +63,10 @@ class Patch(io.ComfyNode):
                 io.Model.Output(display_name="model"),
                 Eraser.Output(
                     display_name="eraser",
-                    tooltip="The eraser in the chosen layers alone, for the saving nodes.",
+                    tooltip=(
+                        "The eraser in the chosen layers alone, for the saving nodes; strength and "
+                        "edit are set there again."
+                    ),
                 ),
                 io.String.Output(
                     display_name="summary",

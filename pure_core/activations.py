@@ -141,7 +141,10 @@ class Activations:
 
         def part(names: tuple[str, ...], rows: slice) -> Activations:
             return Activations(
-                {layer: each[rows] for layer, each in self.rows.items()}, names, self.settings
+                # Copies: a slice would keep the rows of the other part in memory.
+                {layer: each[rows].clone() for layer, each in self.rows.items()},
+                names,
+                self.settings,
             )
 
         rest = self.prompts[prompts:]
@@ -155,13 +158,24 @@ class Activations:
             len(self.prompts), self.settings.latents, self.settings.run_steps, rows.shape[1]
         )
 
-    def concatenate(self, other: Activations) -> Activations:
-        """These prompts followed by the other's, which are other concepts.
+    def concatenate(self, *others: Activations) -> Activations:
+        """These prompts followed by the others', which are other concepts.
 
         Raises:
-            ActivationError: the two were captured with different settings, from different
-                models, or at different layers.
+            ActivationError: they were captured with different settings, from different models, or
+                at different layers.
         """
+        for other in others:
+            self._require_alike(other)
+        every = (self, *others)
+        return Activations(
+            {layer: torch.cat([each.rows[layer] for each in every]) for layer in self.rows},
+            tuple(prompt for each in every for prompt in each.prompts),
+            self.settings,
+            tuple(prompts for each in every for prompts in each.groups),
+        )
+
+    def _require_alike(self, other: Activations) -> None:
         differences = self.settings.differences(other.settings)
         if differences:
             raise ActivationError(
@@ -175,10 +189,6 @@ class Activations:
                 f"{len(self.rows)} layers of widths {sorted(set(self.widths.values()))} and "
                 f"{len(other.rows)} of widths {sorted(set(other.widths.values()))}."
             )
-        rows = {layer: torch.cat([mine, other.rows[layer]]) for layer, mine in self.rows.items()}
-        return Activations(
-            rows, self.prompts + other.prompts, self.settings, self.groups + other.groups
-        )
 
 
 class ActivationCollector:

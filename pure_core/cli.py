@@ -46,7 +46,6 @@ OPTIONS = {
     "(any_source)": "(--any-source)",
     "max_rank:": "--max-rank:",
     "connect them to 'retain'": "give them with --retain",
-    "Connect activations of all neighbours to 'retain'": "Give activations of all with --retain",
     "Disconnect 'retain'": "Leave --retain away",
 }
 """Words of messages that name inputs in the graph -> what they are here."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 
+from . import __version__
 from .activations import Activations
 from .eraser import (
     Eraser,
@@ -20,7 +21,7 @@ from .eraser import (
 )
 from .errors import EraserError
 from .methods import METHODS
-from .methods.common import mixed_rows
+from .methods.common import mixed_rows, today
 from .progress import Progress, no_progress
 from .sketch import SAME, difference
 from .thin import thin_product
@@ -75,10 +76,13 @@ def combine(
 def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Progress) -> Eraser:
     made = [each.provenance for each in erasers]
     first, method = made[0], METHODS.get(made[0].method)
+    for each in erasers:
+        if any(layer.rows is None for layer in each.layers.values()):
+            _refuse(each.provenance, "it does not hold the rows it was fitted on")
     for other in made:
         _require_joinable(first, other)
     assert method is not None  # or it were not joinable
-    own = retain or erasers[0].retain
+    own = retain or next((each.retain for each in erasers if each.retain is not None), None)
     if own is not None:
         _require_comparable(erasers[0], own)
     if method.own_retain or retain is None:
@@ -143,12 +147,15 @@ def _record(made: Sequence[Provenance]) -> Provenance:
         concepts=tuple(chain.from_iterable(each.groups for each in made)),
         source_sketch=last.source_sketch if same_model else {},
         capture=last.capture if all(each.capture == last.capture for each in made) else {},
+        created=today(),
+        plugin_version=__version__,
     )
 
 
 def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float | str]:
     """The settings if all are the same; else those of the second eraser as 'keep 2' and so on."""
-    if all(each == settings[0] for each in settings):
+    changed = any(name in each for each in settings for name in CHANGES)
+    if all(each == settings[0] for each in settings) and not changed:
         return settings[0]
     return {
         f"{name} {number}": value
@@ -160,14 +167,8 @@ def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float
 def _require_joinable(one: Provenance, other: Provenance) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
     for made in (one, other):
-        changed = [name for name in CHANGES if name in made.settings]
-        if made.method not in METHODS or changed:
-            why = f"{changed[0]} was applied to it" if changed else f"its method is {made.method}"
-            raise EraserError(
-                f"The eraser of '{made.names[0]}' cannot be joined with others, because {why}. "
-                "Join erasers as PURE Fit gives them, and set strength and rank afterwards; or "
-                "combine in sequence."
-            )
+        if made.method not in METHODS or any(name in made.settings for name in CHANGES):
+            _refuse(made, f"its method is {made.method}")
     pairs = {
         "method": (one.method, other.method),
         "edit": (one.edit, other.edit),
@@ -177,6 +178,17 @@ def _require_joinable(one: Provenance, other: Provenance) -> None:
     }
     _require_equal(
         f"The erasers of '{one.names[0]}' and '{other.names[0]}' cannot be joined", pairs
+    )
+
+
+def _refuse(made: Provenance, why: str) -> NoReturn:
+    """Raise EraserError: this one cannot be joined."""
+    changed = [name for name in CHANGES if name in made.settings]
+    why = f"{changed[0]} was applied to it" if changed else why
+    raise EraserError(
+        f"The eraser of '{made.names[0]}' cannot be joined with others, because {why}. Join "
+        "erasers as PURE Fit gives them, saved by this version and with their rows, and set "
+        "strength, layers and rank afterwards; or combine in sequence."
     )
 
 
@@ -213,10 +225,11 @@ def _require_same_retain(made: Sequence[Provenance], retain: Activations | None)
                 "Erasers are joined against the activations they were fitted with, and a file "
                 "does not hold those: connect them to 'retain', or combine in sequence."
             )
-        if each.retain != expected:
+        if sorted(each.retain) != sorted(expected):
+            odd = sorted(set(each.retain) ^ set(expected))
             raise EraserError(
-                f"The eraser of '{each.names[0]}' was fitted with other neighbours "
-                f"({len(each.retain)} prompts, here {len(expected)}), so what all have to keep "
-                "together is not known. Fit every concept with the same retain activations, "
-                "saved once with PURE Save Activations; or combine in sequence."
+                f"The eraser of '{each.names[0]}' was fitted with other neighbours (only one side "
+                f"has {odd[:3]}), so what all have to keep together is not known. Fit every "
+                "concept with the same retain activations, saved once with PURE Save Activations; "
+                "or combine in sequence."
             )

@@ -140,7 +140,9 @@ class LayerEraser:
         seen = right if self.rows is None else right @ self.rows.double().T
         directions, _, _ = torch.linalg.svd(inner @ seen, full_matrices=False)
         leading = directions[:, :max_rank]
-        return LayerEraser(frame @ leading, leading.T @ inner @ right).to(self.proj_left.dtype)
+        dtype = self.proj_left.dtype
+        left, right = (frame @ leading).to(dtype), (leading.T @ inner @ right).to(dtype)
+        return LayerEraser(left, right, self.rows)
 
     def share_changed(self) -> float | None:
         """|X - X E^T|^2 / |X|^2: how much of the forget rows' energy E changes."""
@@ -205,10 +207,10 @@ class Provenance:
     def __post_init__(self) -> None:
         if self.edit not in EDITS:
             raise EraserError(f"edit has to be one of {', '.join(EDITS)}, got {self.edit!r}.")
-        if self.concepts and sum(self.concepts) != len(self.forget):
+        if self.concepts and (sum(self.concepts) != len(self.forget) or min(self.concepts) < 1):
             raise EraserError(
-                f"{sum(self.concepts)} prompts of {len(self.concepts)} concepts were announced, "
-                f"there are {len(self.forget)} forget prompts."
+                f"concepts: expected the number of prompts of each, {len(self.forget)} in all, "
+                f"got {list(self.concepts)}."
             )
 
     @property
@@ -220,7 +222,7 @@ class Provenance:
     def names(self) -> tuple[str, ...]:
         """The first prompt of every concept, which names it."""
         starts = accumulate(self.groups[:-1], initial=0)
-        return tuple(self.forget[start] for start in starts if self.forget)
+        return tuple(self.forget[start] for start in starts) if self.forget else ("nothing",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +243,8 @@ class Eraser:
     def __post_init__(self) -> None:
         if not self.layers:
             raise EraserError("An eraser needs at least one layer, got none.")
+        if len({layer.rows is None for layer in self.layers.values()}) > 1:
+            raise EraserError("Some layers of the eraser have rows and others have none.")
 
     @property
     def widths(self) -> dict[str, int]:
@@ -282,11 +286,18 @@ class Eraser:
             return self
         layers = self._each(lambda layer: layer.limited(max_rank))
         settings = self.provenance.settings | {"max_rank": max_rank}
-        return Eraser(layers, replace(self.provenance, settings=settings))
+        made = replace(self.provenance, settings=settings, contribution=contribution(layers))
+        return Eraser(layers, made).without_rows()
+
+    def without_rows(self) -> Eraser:
+        """The same, smaller, and not to be joined with others any more."""
+        layers = self._each(lambda layer: LayerEraser(layer.proj_left, layer.proj_right))
+        return Eraser(layers, self.provenance)
 
     def to(self, *args: Any, **kwargs: Any) -> Eraser:
         """Every factor moved or cast as `Tensor.to` does."""
-        return Eraser(self._each(lambda layer: layer.to(*args, **kwargs)), self.provenance)
+        layers = self._each(lambda layer: layer.to(*args, **kwargs))
+        return Eraser(layers, self.provenance, self.retain)
 
     def _each(self, change: Callable[[LayerEraser], LayerEraser]) -> dict[str, LayerEraser]:
         return {name: change(layer) for name, layer in self.layers.items()}

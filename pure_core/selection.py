@@ -74,8 +74,8 @@ def _shares(eraser: Eraser) -> Mapping[str, float]:
     shares = eraser.provenance.contribution
     if shares.keys() != eraser.layers.keys():
         raise EraserError(
-            "contribution: the eraser does not say how much each of its layers does (it was saved "
-            "by an earlier version). Fit it again, or choose the layers by name."
+            "contribution: the eraser does not say how much each of its layers does: it was saved "
+            "by an earlier version, or combined of such. Fit it again, or choose layers by name."
         )
     return shares
 

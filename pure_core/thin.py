@@ -21,6 +21,8 @@ def thin_product(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         right: (n, d).
     """
     d, n = left.shape
+    if n == 0:
+        return left, right
     if n < d:
         frame, inner = torch.linalg.qr(left)
         core = inner @ right

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...pure_core.errors import ModelFileError
 from ...pure_core.export import Step, UNetKeys, export_lora, lora_tensors
 from ...pure_core.export.provenance import export_metadata
-from .files import SUFFIX, numbered
+from .files import SUFFIX, numbered, state
 from .fingerprint import fingerprint
 from .layers import (
     Layer,
@@ -59,8 +59,7 @@ def state_of(name: str | None) -> str:
     """Changes when the file does, so that ComfyUI exports again; a linked name is not known yet."""
     if name is None:
         return ""
-    found = source(name).stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return state(source(name))
 
 
 def target(filename_prefix: str, suffix: str) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import folder_paths
 
@@ -17,13 +17,11 @@ from ...pure_core.errors import ActivationFileError, EraserFileError, FileNameEr
 
 SUFFIX = ".safetensors"
 
-CHUNK = 2**20
-"""Bytes read at a time."""
-
 Thing = TypeVar("Thing", Eraser, Activations)
 
 
-class Folder(NamedTuple, Generic[Thing]):
+@dataclass(frozen=True)
+class Folder(Generic[Thing]):
     """A folder in models/ for one kind of our files."""
 
     name: str
@@ -64,13 +62,9 @@ class Folder(NamedTuple, Generic[Thing]):
         except self.error as error:
             raise self.error(f"{self.widget}: {error}") from error
 
-    def content_hash(self, name: str) -> str:
-        """sha256 of the file, so that a file saved again under its name is read again."""
-        digest = hashlib.sha256()
-        with self.find(name).open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+    def state_of(self, name: str) -> str:
+        """Changes when the file does, so that one saved again under its name is read again."""
+        return state(self.find(name))
 
     def save(self, thing: Thing, filename_prefix: str) -> Path:
         """Write to <prefix>_00001_.safetensors in it, counting up; never overwrites.
@@ -92,6 +86,12 @@ ERASERS: Folder[Eraser] = Folder(
 ACTIVATIONS: Folder[Activations] = Folder(
     "activations", "activations_name", ActivationFileError, load_activations, save_activations
 )
+
+
+def state(path: Path) -> str:
+    """Another one for every version of a file."""
+    found = path.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def numbered(root: Path, where: str, filename_prefix: str, suffix: str) -> Path:

@@ -90,7 +90,7 @@ def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> Mo
             f"model: {len(refused)} of {len(adapters)} cross-attention weights cannot be patched, "
             f"for example {min(refused)}. Connect the model as its loader gives it."
         )
-    logging.info("PURE: %s", describe(model, eraser, strength, edit))
+    _log(model, eraser, adapters)
     return patched
 
 
@@ -105,7 +105,7 @@ def describe(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) ->
         return "Nothing is changed: the strength is 0 or no layer is chosen."
     layers = {key.rpartition(".to_")[0] for key in adapters}
     ranks = [each.weights[0].shape[1] for each in adapters.values()]
-    before = sum(key in model.patches for key in adapters)
+    before = _patched_before(model, adapters)
     lines = [
         f"Patched {len(adapters)} weights in {len(layers)} of {len(eraser.layers)} layers at "
         f"strength {strength:g}, ranks {min(ranks)} to {max(ranks)}.",
@@ -164,7 +164,7 @@ def effective_weight(model: ModelPatcher, key: str) -> Tensor:
 
 
 def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: Eraser) -> None:
-    """Raise ModelError if the eraser has other layers than the model; warn of another family."""
+    """Raise ModelError if the eraser has other layers than the model."""
     here, fitted = widths(layers), eraser.widths
     if here != fitted:
         raise ModelError(
@@ -172,6 +172,20 @@ def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: 
             f"{eraser.provenance.source_name}; the model is {family(model)} with "
             f"{_describe(here)}. Use an eraser made for this architecture, or fit one."
         )
+
+
+def _patched_before(model: ModelPatcher, adapters: dict[str, EraserAdapter]) -> int:
+    """How many of the weights have patches already, which are erased as well."""
+    return sum(key in model.patches for key in adapters)
+
+
+def _log(model: ModelPatcher, eraser: Eraser, adapters: dict[str, EraserAdapter]) -> None:
+    logging.info(
+        "PURE: erasing in %d weights, %d of them with earlier patches (LoRA or others), which "
+        "are erased too. Patches added after this node are not: put it last.",
+        len(adapters),
+        _patched_before(model, adapters),
+    )
     if family(model) not in eraser.provenance.source_name:
         logging.warning(
             "PURE: the eraser was fitted on %s and is applied to a model of family %s. Erasers "

@@ -42,7 +42,7 @@ class Step:
         """What it erases, for messages."""
         names = self.eraser.provenance.names
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"'{names[0]}'{more}" if names else "an unnamed concept"
+        return f"'{names[0]}'{more}"
 
     @property
     def edited(self) -> Edit:

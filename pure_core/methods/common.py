@@ -62,13 +62,18 @@ def fitted(
         source_name=forget.settings.source_name,
         source_fingerprint=forget.settings.source_fingerprint,
         source_sketch=forget.settings.source_sketch,
-        created=datetime.now(timezone.utc).date().isoformat(),
+        created=today(),
         plugin_version=__version__,
         concepts=forget.groups,
         capture=forget.settings.trajectory(),
         contribution=contribution(layers),
     )
     return Eraser(layers, made, retain)
+
+
+def today() -> str:
+    """ISO date."""
+    return datetime.now(timezone.utc).date().isoformat()
 
 
 def scaled_rows(rows: Tensor) -> Tensor:
@@ -92,10 +97,6 @@ def mixed_rows(layers: Sequence[LayerEraser], weights: Sequence[float]) -> Tenso
     parts = []
     for layer, share in zip(layers, weights, strict=True):
         if layer.rows is None:
-            raise EraserError(
-                "An eraser does not hold the rows it was fitted on, which joining needs (it was "
-                "limited in rank, or saved by an earlier version). Fit it again, or combine in "
-                "sequence."
-            )
+            raise EraserError("An eraser without the rows it was fitted on cannot be joined.")
         parts.append(layer.rows.double() * share**0.5)
     return compressed(torch.cat(parts))

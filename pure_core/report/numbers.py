@@ -199,6 +199,8 @@ class FitReport:
         elif "keep" in self.provenance.settings:
             now = self.provenance.settings["keep"]
             remedy = f"Raise overshoot, or lower keep (now {now}) or damping."
+        if "max_rank" in self.provenance.settings:
+            remedy = f"Raise max_rank (now {self.provenance.settings['max_rank']}). {remedy}"
         return f"{finding}: expect it to remain. {remedy}"
 
     def _little_kept(self) -> str:
@@ -213,7 +215,17 @@ class FitReport:
 
 def summary(eraser: Eraser) -> str:
     """What an eraser is, in a few lines of text."""
-    return "\n".join([*_made(eraser.provenance), f"{_sizes(eraser.ranks, eraser.widths)}."])
+    layers = eraser.layers.values()
+    factors = sum(2 * 4 * layer.rank * layer.width for layer in layers)
+    rows = sum(4 * layer.rows.numel() for layer in layers if layer.rows is not None)
+    sizes = _sizes(eraser.ranks, eraser.widths)
+    return "\n".join(
+        [
+            *_made(eraser.provenance),
+            f"{sizes}; as a file {(factors + rows) / 1e6:.1f} MB, {factors / 1e6:.1f} MB without "
+            "the rows for joining.",
+        ]
+    )
 
 
 def named(made: Provenance, most: int = 3) -> str:
@@ -235,15 +247,14 @@ def _made(made: Provenance) -> list[str]:
 
 
 def _sizes(ranks: dict[str, int], widths: dict[str, int]) -> str:
-    """Ranks by width, and what the factors take as float32."""
+    """Ranks by width."""
     by_width: dict[int, list[int]] = {}
     for name, width in widths.items():
         by_width.setdefault(width, []).append(ranks[name])
     parts = ", ".join(
         f"{min(found)} to {max(found)} of {width}" for width, found in sorted(by_width.items())
     )
-    size = sum(2 * 4 * ranks[name] * width for name, width in widths.items())
-    return f"{len(ranks)} layers, ranks {parts}; {size / 1e6:.1f} MB of factors"
+    return f"{len(ranks)} layers, ranks {parts}"
 
 
 def _line(label: str, share: float | None) -> str:

@@ -148,10 +148,24 @@ def test_the_one_node_erases_a_list_of_concepts(
         max_rank=4,
         **QUICK._asdict(),
     )
+    neighbours = "\n".join(f"{each}\na photo of {each}" for each in NEIGHBOURS.splitlines())
+    both = concepts[0].concatenate(concepts[1])
+    assert_same_factors(eraser, fitted(both, captured(loaded, neighbours)).limited(4), 1e-3)
     assert eraser.provenance.names == ("a ball", "a crate")
-    assert max(eraser.ranks.values()) == 4
     assert "2 concepts: a ball, a crate" in summary and "max_rank 4" in summary
     assert not torch.equal(sample(model, loaded.clip), sample(loaded.model, loaded.clip))
+
+
+def test_a_list_of_neighbours_is_taken_whole(
+    loaded: Loaded, concepts: list[Activations], retain: Activations
+) -> None:
+    more = captured(loaded, "a boat")
+    erasers = [fitted(each, retain.concatenate(more)) for each in concepts]
+    (joint, _), (expected, _) = (
+        execute(CombineErasers, eraser_1=erasers, mode=["joint"], retain=kept)
+        for kept in ([retain, more], [retain.concatenate(more)])
+    )
+    assert joint.fingerprint == expected.fingerprint
 
 
 def test_saved_activations_come_back_and_replace_a_capture(

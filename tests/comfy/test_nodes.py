@@ -86,6 +86,17 @@ TABLE = {
 }
 """Node id -> its first inputs and its outputs: saved workflows rely on them."""
 
+LATER = {
+    "PURE_Fit": ["max_rank"],
+    "PURE_Patch": ["layers", "contribution"],
+    "PURE_CombineErasers": ["max_rank"],
+    "PURE_SaveEraser": ["joinable"],
+    "PURE_SaveCheckpoint": ["any_source"],
+    "PURE_SaveDiffusers": ["any_source"],
+    "PURE_EraseConcept": [*Trajectory._fields, "templates", "max_rank"],
+}
+"""Node id -> the inputs that follow those."""
+
 CONCEPT = {
     "concept": "ball",
     "kind": "object",
@@ -141,6 +152,15 @@ def test_ids_inputs_and_outputs_are_those_promised() -> None:
         for name, schema in schemas().items()
     }
     assert found == TABLE
+
+
+def test_the_inputs_that_came_later_are_promised_too() -> None:
+    """Saved widget values are told apart by their place."""
+    found = {
+        name: [each.id for each in inputs(schema)][len(TABLE[name][0]) :]
+        for name, schema in schemas().items()
+    }
+    assert {name: rest for name, rest in found.items() if rest} == LATER
 
 
 def test_every_input_beyond_the_promised_ones_is_optional() -> None:

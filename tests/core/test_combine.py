@@ -17,6 +17,7 @@ from pure_core.eraser import Eraser, LayerEraser, product
 from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import ActivationError, EraserError
 from pure_core.methods import fit
+from pure_core.selection import select
 
 MIDDLE = "middle_block.1.transformer_blocks.0.attn2"
 SETTINGS = {"pure": {"forget_energy": 0.99, "retain_energy": 0.7}, "ridge": {"keep": 2.0}}
@@ -215,6 +216,52 @@ def test_a_budget_keeps_what_was_kept_exactly(concepts, retain):
     assert torch.allclose(limited.layers[MIDDLE](kept.T), kept.T, atol=1e-5)
 
 
+def test_a_budget_between_the_ranks_of_two_layers_can_be_saved(concepts, retain, tmp_path):
+    eraser = fit("pure", concepts[0], retain, forget_energy=0.999)
+    low, high = sorted(eraser.ranks.values())
+    assert low < high
+    limited = eraser.limited(low)
+    save_eraser(limited, tmp_path / "limited.safetensors")
+    assert load_eraser(tmp_path / "limited.safetensors").fingerprint == limited.fingerprint
+    for name, layer in limited.layers.items():
+        rows = concepts[0].rows[name]
+        share = (rows - layer(rows)).square().sum() / rows.square().sum()
+        assert limited.provenance.contribution[name] == pytest.approx(float(share), rel=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_without_any_change_are_combined_too(method, concepts, retain):
+    one, other = (select(each, "middle") for each in fit_each(method, concepts[:2], retain))
+    product = combine([one, other], "in sequence")
+    ranks = dict(product.ranks)
+    assert ranks.pop(MIDDLE) > 0 and set(ranks.values()) == {0}
+    still = combine([one.strength(0), other.strength(0)], "in sequence")
+    assert set(still.ranks.values()) == {0}
+
+
+def test_settings_that_were_applied_do_not_pass_for_the_product_s(concepts, retain):
+    limited = [each.limited(2) for each in fit_each("ridge", concepts[:2], retain)]
+    made = combine(limited, "in sequence").provenance
+    assert (made.settings["max_rank 1"], made.settings["max_rank 2"]) == (2, 2)
+    assert "max_rank" not in made.settings
+
+
+@pytest.mark.parametrize("fresh", [0, 1])
+def test_a_fresh_eraser_lends_its_neighbours_to_one_from_a_file(fresh, concepts, retain, tmp_path):
+    erasers = fit_each("ridge", concepts[:2], retain)
+    expected = combine(erasers, "joint", retain).fingerprint
+    path = tmp_path / "other.safetensors"
+    save_eraser(erasers[1 - fresh], path)
+    assert combine([erasers[fresh], load_eraser(path)], "joint").fingerprint == expected
+
+
+def test_the_order_of_the_neighbours_does_not_matter(concepts, retain):
+    grids = {name: retain.grid(name).flip(0).flatten(0, 2) for name in retain.rows}
+    turned = Activations(grids, retain.prompts[::-1], retain.settings)
+    erasers = fit_each("ridge", concepts, retain)
+    assert_same(combine(erasers, "joint", turned), combine(erasers, "joint", retain))
+
+
 def test_a_budget_that_is_not_reached_changes_nothing(concepts, retain):
     (eraser,) = fit_each("ridge", concepts[:1], retain)
     assert eraser.limited(1000) is eraser
@@ -226,14 +273,16 @@ def test_concatenated_captures_are_several_concepts(concepts, make_activations):
     both = concepts[0].concatenate(concepts[1])
     assert both.groups == (3, 3)
     assert both.prompts == concepts[0].prompts + concepts[1].prompts
+    assert concepts[0].concatenate(*concepts[1:]).groups == (3, 3, 3)
     with pytest.raises(ActivationError, match="differ in: steps 20 / 30"):
-        both.concatenate(make_activations(steps=30))
+        both.concatenate(concepts[2], make_activations(steps=30))
     with pytest.raises(ActivationError, match="expected 3 in all"):
         replace(concepts[0], concepts=(2, 2))
 
 
 def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make_activations):
     pure, ridge = (fit_each(method, concepts, retain) for method in METHODS)
+    old = replace(pure[1].without_rows(), provenance=replace(pure[1].provenance, capture={}))
     moved = replace(pure[1], provenance=replace(pure[1].provenance, source_fingerprint="other"))
     refused = [
         ([pure[0]], retain, "two or more erasers to combine, got 1"),
@@ -242,6 +291,8 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make
         ([ridge[0], ridge[1].strength(0.5)], retain, "because strength was applied"),
         ([combine(ridge[:2], "in sequence"), ridge[2]], retain, "its method is ridge, in sequence"),
         ([pure[0], moved], retain, "model abc / other"),
+        ([pure[0], old], retain, "because it does not hold the rows .*saved by this version"),
+        ([old, old], None, "because it does not hold the rows"),
         (ridge[:2], make_activations(prompts=6, seed=8), "fitted with other neighbours"),
         (pure[:2], make_activations(prompts=6, seed=8, steps=30), "steps 20 / 30"),
         ([pure[0], fit("pure", concepts[1], None)], retain, "retain_energy 0.7 / None"),

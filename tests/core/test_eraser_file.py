@@ -69,10 +69,15 @@ def test_a_file_of_version_1_is_still_read(eraser, path):
     assert all(layer.rows is None for layer in loaded.layers.values())
 
 
-def test_an_eraser_that_lost_its_rows_survives(eraser, path):
-    save_eraser(eraser.limited(1), path)
-    assert {layer.rows for layer in load_eraser(path).layers.values()} == {None}
-    assert load_eraser(path).provenance.contribution == eraser.provenance.contribution
+def test_an_eraser_without_rows_is_smaller_and_survives(eraser, path, tmp_path):
+    whole = tmp_path / "whole.safetensors"
+    save_eraser(eraser, whole)
+    save_eraser(eraser.without_rows(), path)
+    assert path.stat().st_size < whole.stat().st_size
+    loaded = load_eraser(path)
+    assert {layer.rows for layer in loaded.layers.values()} == {None}
+    assert loaded.fingerprint == eraser.fingerprint
+    assert loaded.provenance.contribution == eraser.provenance.contribution
 
 
 def test_prompts_in_any_language_and_an_identity_eraser_survive(eraser, path):
@@ -188,6 +193,8 @@ def without(metadata: dict[str, str], name: str) -> dict[str, str]:
         (lambda m: m | {"architecture": '{"a": 4}'}, "3 tensors of its 1 layers"),
         (lambda m: m | {"architecture": m["architecture"].replace("60", "61")}, "width 61, got 60"),
         (lambda m: m | {"edit": "queries"}, "edit has to be one of"),
+        (lambda m: m | {"concepts": "[4, 0]"}, "concepts: expected the number of prompts of each"),
+        (lambda m: m | {"concepts": "[3]"}, "concepts: expected the number of prompts of each"),
     ],
 )
 def test_unknown_metadata_is_refused(eraser, path, change, message):
