@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dev.console import ROOT, merged, say
@@ -24,6 +26,9 @@ class Stage:
     env: Mapping[str, str]
     may_be_empty: bool = False
     """Whether pytest may collect nothing, because the person selected tests."""
+
+    label: str = ""
+    """Begins every line of its output, where another stage runs beside it."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,25 @@ def run_stage(stage: Stage) -> Outcome:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(f"{stage.label}{line}", end="", flush=True)
             last_line = line.strip() or last_line
     empty = stage.may_be_empty and process.returncode == NOTHING_COLLECTED
     passed = process.returncode == 0 or empty
     return Outcome(stage, passed, time.monotonic() - started, last_line)
+
+
+def run_beside(stages: Sequence[Stage]) -> list[Outcome]:
+    """Run stages at the same time, each with its share of the cores."""
+    if len(stages) < 2:
+        return [run_stage(stage) for stage in stages]
+    share = max(1, (os.cpu_count() or 1) // len(stages))
+    threads = os.environ.get("OMP_NUM_THREADS", str(share))
+    shared = [
+        replace(stage, env={"OMP_NUM_THREADS": threads, **stage.env}, label=f"[{stage.name}] ")
+        for stage in stages
+    ]
+    with ThreadPoolExecutor(len(shared)) as pool:
+        return list(pool.map(run_stage, shared))
 
 
 def lint_stages(python: Path, env: Mapping[str, str]) -> list[Stage]:

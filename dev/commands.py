@@ -115,7 +115,7 @@ def test(options: argparse.Namespace) -> int:
     whole = not pure and not comfy
     first = comfies[0]
     env = first.environment(options.device)
-    stages = []
+    stages, versions = [], []
     if whole:
         stages += checks.lint_stages(first.python, env)
         pure = [folder for folder in checks.PURE_TESTS if any((ROOT / folder).glob("test_*.py"))]
@@ -127,8 +127,9 @@ def test(options: argparse.Namespace) -> int:
         for version in comfies:
             name = f"pytest in ComfyUI {version.version}"
             env = {**version.environment(options.device), **browser}
-            stages.append(checks.pytest_stage(name, version.python, env, [*comfy, *rest]))
-    return checks.report([checks.run_stage(stage) for stage in stages])
+            versions.append(checks.pytest_stage(name, version.python, env, [*comfy, *rest]))
+    outcomes = [checks.run_stage(stage) for stage in stages]
+    return checks.report([*outcomes, *checks.run_beside(versions)])
 
 
 def serve(options: argparse.Namespace) -> int:

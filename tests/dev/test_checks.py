@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
-from dev.checks import Stage, report, run_stage, split_selection
+from dev.checks import Stage, report, run_beside, run_stage, split_selection
 
 
 def test_paths_go_to_the_run_that_can_hold_them() -> None:
@@ -39,3 +40,17 @@ def test_one_failure_fails_the_whole_and_pytest_has_the_last_word(
     capsys.readouterr()
     assert report(outcomes) == 1
     assert capsys.readouterr().out.splitlines()[-2:] == [lines[0], lines[2]]
+
+
+def test_stages_beside_each_other_share_the_cores_and_are_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    code = "import os; print(os.environ['OMP_NUM_THREADS'], 'threads')"
+    stages = [Stage(name, [sys.executable, "-c", code], {}) for name in ("one", "other")]
+    outcomes = run_beside(stages)
+    assert [(each.stage.name, each.passed) for each in outcomes] == [("one", True), ("other", True)]
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    assert {each.last_line for each in outcomes} == {f"{threads} threads"}
+    printed = capsys.readouterr().out
+    assert f"[one] {threads} threads" in printed and f"[other] {threads} threads" in printed
