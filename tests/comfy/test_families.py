@@ -16,7 +16,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import BASE
 from comfyui_pure.nodes.defaults import Fitting, Trajectory
-from comfyui_pure.nodes.host.capture import CaptureError, capture, capture_groups
+from comfyui_pure.nodes.host.capture import CaptureError, capture
 from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
 from comfyui_pure.pure_core.eraser import PROJECTIONS
@@ -33,6 +33,9 @@ from tests.comfy.families import (
     text_encoder,
 )
 from tests.comfy.stock import PIXELS, base_weight, effective_weight, sample
+
+NOT_TOLD_OF_LOTUS = {"num_heads": -1, "num_head_channels": 64}
+"""The U-Net class has the first by itself; 0.3.75 knows the second from diffusers files alone."""
 
 META = torch.device("meta")
 PREFIX = "model.diffusion_model."
@@ -61,8 +64,8 @@ def test_comfyui_detects_the_full_size_and_every_layer_is_found(name: str) -> No
     state = {PREFIX + key: each for key, each in build(name, META).state_dict().items()}
     config = comfy.model_detection.model_config_from_unet({**state, **kind.marks}, PREFIX)
     assert type(config).__name__ == kind.detected
-    unset = {"num_heads": -1}  # ComfyUI's default, which some families leave to the class
-    assert {key: {**unset, **config.unet_config}[key] for key in kind.unet} == kind.unet
+    found = {**NOT_TOLD_OF_LOTUS, **config.unet_config}
+    assert {key: found[key] for key in kind.unet} == kind.unet
     model = as_model(name, {}, META)
     assert model.model.model_type.name == kind.prediction
     layers = cross_attention_layers(model)
@@ -78,10 +81,11 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     model, clip = small(name), encoder(kind.text)
     layers = cross_attention_layers(model)
     assert family(model) == kind.detected
-    groups = capture_groups(model, clip, PROMPTS, TRAJECTORY._replace(cfg=kind.cfg))
+    trajectory = TRAJECTORY._replace(cfg=kind.cfg)
+    forget, retain = (capture(model, clip, prompts, trajectory) for prompts in PROMPTS)
     plain = sample(model, clip, "a fox", steps=1)
     for method in ("pure", "ridge"):
-        eraser = fit(method, *groups, **Fitting()._asdict())
+        eraser = fit(method, forget, retain, **Fitting()._asdict())
         assert eraser.widths == widths(layers)
         assert min(eraser.ranks.values()) > 0
         patched = patch(model, eraser, 1.0, AS_FITTED)
@@ -124,6 +128,7 @@ def zero123() -> ModelPatcher:
     return made_by(comfy.supported_models.Stable_Zero123, unet, beside)
 
 
+@torch.no_grad()
 def made_by(
     kind: type[BASE], unet: dict[str, Any], beside: dict[str, torch.Tensor] | None = None
 ) -> ModelPatcher:
