@@ -19,6 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd1_clip import SD1ClipModel, SD1Tokenizer
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -312,7 +313,13 @@ def as_model(
         beside[V_PREDICTION_MARK] = torch.tensor([-1.0, 1.0])
     made = config.get_model(beside, "", device=device)
     fill(made.diffusion_model)
-    return ModelPatcher(made, CPU, CPU)
+    return with_sampling(family, ModelPatcher(made, CPU, CPU))
+
+
+def with_sampling(family: str, model: ModelPatcher) -> ModelPatcher:
+    """The model behind ModelSamplingDiscrete, if people need that node for the family."""
+    inputs = FAMILIES[family].node
+    return ModelSamplingDiscrete().patch(model, **inputs)[0] if inputs else model
 
 
 def text_encoder(kind: str) -> comfy.sd.CLIP:

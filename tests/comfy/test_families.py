@@ -89,12 +89,12 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
         assert eraser.widths == widths(layers)
         assert min(eraser.ranks.values()) > 0
         patched = patch(model, eraser, 1.0, AS_FITTED)
-        for layer in (layers[0], layers[-1]):
-            for projection in PROJECTIONS[eraser.provenance.edit]:
-                before = base_weight(model, layer, projection)
-                expected = eraser.layers[layer.name].to(torch.float64).edit_weight(before)
-                actual = effective_weight(patched, layer.key(projection)).double()
-                assert torch.allclose(actual, expected, atol=1e-5)
+        layer = layers[-1]
+        for projection in PROJECTIONS[eraser.provenance.edit]:
+            before = base_weight(model, layer, projection)
+            expected = eraser.layers[layer.name].to(torch.float64).edit_weight(before)
+            actual = effective_weight(patched, layer.key(projection)).double()
+            assert torch.allclose(actual, expected, atol=1e-5)
     erased = sample(patched, clip, "a fox", steps=1)
     assert bool(torch.isfinite(erased).all())
     assert not torch.allclose(erased, plain, atol=1e-4)
