@@ -88,7 +88,7 @@ def eraser_for(keys: UNetKeys) -> Eraser:
 def inputs(family: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Latents of 256 pixels, two steps, text, and SDXL's pooled text."""
     generator = torch.Generator().manual_seed(2)
-    width = FAMILIES[family]["context_dim"]
+    width = FAMILIES[family].unet["context_dim"]
     return (
         torch.randn(2, 4, 32, 32, generator=generator),
         torch.tensor([10.0, 800.0]),
@@ -109,7 +109,7 @@ def sinusoids(numbers: torch.Tensor, width: int = 256) -> torch.Tensor:
 def comfy_output(unet: torch.nn.Module, family: str) -> torch.Tensor:
     latents, step, text, pooled = inputs(family)
     extra = {}
-    if "adm_in_channels" in FAMILIES[family]:
+    if "adm_in_channels" in FAMILIES[family].unet:
         extra["y"] = torch.cat([pooled, sinusoids(TIME_IDS)], dim=1)
     return unet.float()(latents, step, context=text, **extra)
 
@@ -118,7 +118,7 @@ def comfy_output(unet: torch.nn.Module, family: str) -> torch.Tensor:
 def diffusers_output(unet: UNet2DConditionModel, family: str) -> torch.Tensor:
     latents, step, text, pooled = inputs(family)
     extra = {}
-    if "adm_in_channels" in FAMILIES[family]:
+    if "adm_in_channels" in FAMILIES[family].unet:
         extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": TIME_IDS}
     return unet(latents, step, text, **extra).sample
 
