@@ -479,7 +479,8 @@ def run_one(name: str, dtype: str, stored: str, target: Path) -> None:
         place(Path(folder))
         row = Row(name, dtype, stored_as, Path(folder))
         try:
-            row.run()
+            with torch.inference_mode():  # as ComfyUI runs its nodes
+                row.run()
             row.facts["result"] = "ok"
         except Exception as error:  # whatever it is, it is a result
             row.facts["result"] = f"FAIL {error if isinstance(error, Failed) else repr(error)}"

@@ -302,7 +302,8 @@ class _Recorder:
         if h.shape[0] != window.total:
             raise CaptureError(
                 f"model: layer {layer} was run with {h.shape[0]} rows, expected "
-                f"{window.total}. A patch upstream splits or repeats the batch: capture before it."
+                f"{window.total}. A patch upstream splits or repeats the batch: capture before it; "
+                "or the model makes videos, whose frames cannot be captured as prompts."
             )
         rows = h[window.start : window.start + window.rows]
         self._rows[layer, window.step] = rows.mean(dim=1, dtype=torch.float32)
