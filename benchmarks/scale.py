@@ -149,7 +149,7 @@ def measure(size: str, method: str, way: str, count: int) -> list[str]:
         eraser = combine(given, "in sequence") if count > 1 else given[0]
     fitted, beyond = time.monotonic() - started, peak() - before
     started = time.monotonic()
-    apply(eraser, FAMILIES[size]["context_dim"])
+    apply(eraser, FAMILIES[size].unet["context_dim"])
     applied = time.monotonic() - started
     started = time.monotonic()
     limited = eraser.limited(BUDGET)

@@ -286,7 +286,7 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make
     moved = replace(pure[1], provenance=replace(pure[1].provenance, source_fingerprint="other"))
     refused = [
         ([pure[0]], retain, "two or more erasers to combine, got 1"),
-        ([pure[0], ridge[0]], retain, "method pure / ridge"),
+        ([pure[0], ridge[1]], retain, "method pure / ridge"),
         ([ridge[0], ridge[1].limited(1)], retain, "because max_rank was applied"),
         ([ridge[0], ridge[1].strength(0.5)], retain, "because strength was applied"),
         ([combine(ridge[:2], "in sequence"), ridge[2]], retain, "its method is ridge, in sequence"),
