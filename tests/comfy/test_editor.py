@@ -36,12 +36,15 @@ class Example(NamedTuple):
     writes: str = ""
     """Pattern of the file that it writes, below the server's folder."""
 
+    shows: str = "Zephyra"
+    """Which of the concepts that it erases its pictures are of."""
+
 
 EXAMPLES = {
     "apply_a_shared_eraser": Example(),
     "erase_a_concept": Example(report=True, summary=True),
     "erase_a_concept_one_node": Example(report=True),
-    "erase_several_concepts": Example(report=True, summary=True),
+    "erase_several_concepts": Example(report=True, summary=True, shows="Bramble"),
     "export_an_erased_checkpoint": Example(writes="output/checkpoints/erased_*_.safetensors"),
     "share_an_eraser": Example(report=True, writes="models/erasers/Zephyra_*_.safetensors"),
 }
@@ -255,13 +258,13 @@ def test_the_server_has_no_node_without_help(definitions: dict[str, Any]) -> Non
 
 
 def test_one_example_writes_the_eraser_that_another_reads(definitions: dict[str, Any]) -> None:
-    def value(name: str, node_type: str) -> Any:
+    def value(name: str, node_type: str, widget: str) -> Any:
         (node,) = (node for node in example(name)["nodes"] if node["type"] == node_type)
-        (value,) = values(node, definitions[node_type]).values()
-        return value
+        return values(node, definitions[node_type])[widget]
 
-    assert f"{value('share_an_eraser', 'PURE_SaveEraser')}_00001_.safetensors" == SHARED
-    assert value("apply_a_shared_eraser", "PURE_LoadEraser") == SHARED
+    written = value("share_an_eraser", "PURE_SaveEraser", "filename_prefix")
+    assert f"{written}_00001_.safetensors" == SHARED
+    assert value("apply_a_shared_eraser", "PURE_LoadEraser", "eraser_name") == SHARED
 
 
 @each_example
@@ -423,10 +426,10 @@ def test_an_example_writes_its_file_and_shows_the_path(ran: Ran, comfy_server: C
 
 def test_an_example_erases_its_concept_and_keeps_the_neighbour(ran: Ran) -> None:
     concept, *neighbour = batches(ran.pictures, "before")
-    assert how_many(concept, "Zephyra") >= 3
+    assert how_many(concept, ran.example.shows) >= 3
     assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
     concept, *neighbour = batches(ran.pictures, "after")
-    assert how_many(concept, "Zephyra") <= 1
+    assert how_many(concept, ran.example.shows) <= 1
     assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
 
 
