@@ -5,7 +5,8 @@
 Rows are as many as the nodes' defaults capture (90 a concept, 810 to keep) and as wide as the
 model's layers. Fitting all concepts at once, combining 100 erasers in sequence, and applying the
 result to every key and value are timed for 1, 10, 30 and 100 concepts, each in a process of its
-own so that its peak memory is its own. Writes `scale.csv` as it goes, and `scale.md`.
+own so that its peak memory is its own. Writes `scale.csv` as it goes, and `scale.md`. In sequence,
+only combining is timed; the erasers were fitted one by one and limited to 16 directions before.
 """
 
 from __future__ import annotations
@@ -180,11 +181,15 @@ def missing(file: Path, sizes: list[str], counts: list[int]) -> Iterator[tuple[s
 
 
 def markdown(file: Path) -> str:
-    """The table, and how the time grows from 10 to 100 concepts."""
+    """The table, and how the time grows from 10 to 100 concepts.
+
+    In sequence it is the time of combining alone: while ranks are below the widths it takes next
+    to nothing, then it decomposes whole matrices.
+    """
     table = list(csv.DictReader(file.open(encoding="utf-8")))
     lines = ["| " + " | ".join(HEADS) + " |", "| --- " * len(HEADS) + "|"]
     lines += ["| " + " | ".join(row.values()) + " |" for row in table]
-    lines += ["", "Ten times the concepts take, from 10 to 100, at most ten times the time:", ""]
+    lines += ["", "From 10 to 100 concepts the time to fit or combine grows:", ""]
     seconds = {tuple(row[name] for name in KEY): float(row["fit s"]) for row in table}
     for (size, method, way, count), least in seconds.items():
         most = seconds.get((size, method, way, "100"))
