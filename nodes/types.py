@@ -57,7 +57,8 @@ def kind_input() -> io.Combo.Input:
         default=KINDS[0],
         tooltip=(
             "What the concept is. It chooses the phrasings: six for every kind ('a photo of ...', "
-            "'a painting by ...'); custom has one, the bare name, for your own templates."
+            "'a painting by ...'); custom has one, the bare name, for your own templates. For a "
+            "painter choose style; person erases what somebody looks like."
         ),
     )
 
@@ -69,7 +70,7 @@ def neighbours_input() -> io.String.Input:
         multiline=True,
         tooltip=(
             "What to keep: other concepts of the same kind, one a line. About nine are good, the "
-            "closest ones first (for one painter: other painters). Without neighbours PURE also "
+            "most similar ones (for one painter: other painters). Without neighbours PURE also "
             "removes what the concept shares with everything else and damages the model; the "
             "method ridge cannot be fitted without them."
         ),
@@ -211,7 +212,10 @@ def strength_input(default: float) -> io.Float.Input:
 
 def eraser_input(more: str = "") -> io.Input:
     return Eraser.Input(
-        "eraser", tooltip=f"From PURE Fit, PURE Erase Concept or PURE Load Eraser.{more}"
+        "eraser",
+        tooltip=(
+            f"From PURE Fit, PURE Erase Concept, PURE Combine Erasers or PURE Load Eraser.{more}"
+        ),
     )
 
 
