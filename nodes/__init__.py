@@ -9,6 +9,7 @@ from .erase import EraseConcept
 from .export import SaveCheckpoint, SaveDiffusers, SaveLoRA
 from .files import LoadActivations, LoadEraser, SaveActivations, SaveEraser
 from .fit import Fit
+from .fit_text import FitText
 from .patch import Patch
 
 
@@ -21,6 +22,7 @@ class PureExtension(ComfyExtension):
             Concept,
             Capture,
             Fit,
+            FitText,
             Patch,
             CombineErasers,
             ConcatenateActivations,

@@ -52,5 +52,40 @@ class Fitting(NamedTuple):
     """Ridge: how far towards the neighbours' mean the concept is sent, 1 is there."""
 
 
+class TextFitting(NamedTuple):
+    """Settings of the text-side methods, as their authors have them. Each reads its own."""
+
+    erase: float = 1.0
+    """UCE, RECE: e, weight of the concept."""
+
+    preserve: float = 1.0
+    """UCE, RECE, OCE: p, weight of the retain prompts."""
+
+    ridge: float = 0.5
+    """UCE, RECE: l, weight of changing nothing."""
+
+    tokens: str = "last"
+    """UCE, RECE: which vectors of a prompt are moved."""
+
+    alpha: float = 2.0
+    """CURE: a."""
+
+    rounds: int = 5
+    """RECE."""
+
+    recovery: float = 0.1
+    """RECE: m."""
+
+    threshold: float = 0.1
+    """SPEED: from which singular value a direction is retained."""
+
+    regularisation: float = 1.0
+    """SPEED: r."""
+
+    rotation: float = 200.0
+    """OCE: e / l."""
+
+
 METHOD = "ridge"
+TEXT_METHOD = "uce"
 STRENGTH = 1.0

@@ -104,21 +104,21 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
 
 def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
     made = [each.provenance for each in erasers]
-    edits = {each.edit for each in made}
-    if len(edits) > 1:
-        raise EraserError(
-            f"Some of the erasers edit {' and others '.join(sorted(edits))}: they are not one "
-            "eraser. Patch the model with one after the other instead."
-        )
+    for what in ({each.edit for each in made}, {each.side for each in erasers}):
+        if len(what) > 1:
+            raise EraserError(
+                f"Some of the erasers edit {' and others '.join(sorted(what))}: they are not one "
+                "eraser. Patch the model with one after the other instead."
+            )
     weights = _weights(made)
     layers = {}
+    shared: dict[tuple[int, ...], LayerEraser] = {}
     for done, name in enumerate(erasers[0].layers, start=1):
-        parts = [each.layers[name].to("cpu", torch.float64) for each in erasers]
-        whole = product(parts)
-        left, right = thin_product(whole.proj_left, whole.proj_right)
-        known = all(part.rows is not None for part in parts)
-        rows = mixed_rows(parts, weights).float() if known else None
-        layers[name] = LayerEraser(left.float(), right.float(), rows)
+        parts = [each.layers[name] for each in erasers]
+        key = tuple(map(id, parts))
+        if key not in shared:
+            shared[key] = _product(parts, weights)
+        layers[name] = shared[key]
         progress(done, len(erasers[0].layers))
     methods = list(dict.fromkeys(each.method.removesuffix(IN_SEQUENCE) for each in made))
     record = replace(
@@ -128,6 +128,16 @@ def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
         contribution=contribution(layers),
     )
     return Eraser(layers, record)
+
+
+def _product(layers: Sequence[LayerEraser], weights: Sequence[float]) -> LayerEraser:
+    """One layer of every eraser as one, at its numerical rank."""
+    parts = [layer.to("cpu", torch.float64) for layer in layers]
+    whole = product(parts)
+    left, right = thin_product(whole.proj_left, whole.proj_right)
+    known = all(part.rows is not None for part in parts)
+    rows = mixed_rows(parts, weights).float() if known else None
+    return LayerEraser(left.float(), right.float(), rows, whole.side)
 
 
 def _weights(made: Sequence[Provenance]) -> list[float]:

@@ -28,6 +28,13 @@ PROJECTIONS: dict[Edit, tuple[str, ...]] = {
 """What is edited -> the projections it means, as every U-Net's modules call them."""
 
 
+Side = Literal["activations", "text"]
+"""What E multiplies. activations: the layer's outputs h, W <- E W. text: the text encoder's
+vectors c before the layer reads them, W <- W E."""
+
+SIDES: tuple[Side, ...] = get_args(Side)
+
+
 @dataclass(frozen=True, eq=False)
 class LayerEraser:
     """E = I - proj_left @ proj_right for one layer.
@@ -39,6 +46,9 @@ class LayerEraser:
     projection by E gives E h exactly for one head, where attention mixes values linearly:
     A (V E^T) = (A V) E^T. With several heads it does so for what E mixes within a head; a value
     that E carries to another head is weighted by that head's attention instead of its own.
+
+    An eraser on the side of the text is meant for the vectors c that the layer reads. Then d is
+    their width, and keys and values of E c are (W E) c.
     """
 
     proj_left: Tensor
@@ -50,6 +60,8 @@ class LayerEraser:
     rows: Tensor | None = None
     """X of shape (m, d) with X^T X = H_F^T H_F / n_F, the second moment of the forget rows, which
     joining with other concepts needs. None where it is not known."""
+
+    side: Side = "activations"
 
     def __post_init__(self) -> None:
         left, right = tuple(self.proj_left.shape), tuple(self.proj_right.shape)
@@ -65,7 +77,7 @@ class LayerEraser:
 
     @property
     def width(self) -> int:
-        """d, the number of channels of the layer."""
+        """d, the number of channels of the layer's outputs or of the text."""
         return self.proj_left.shape[0]
 
     @property
@@ -80,51 +92,65 @@ class LayerEraser:
         return eye - self.proj_left @ self.proj_right
 
     def __call__(self, x: Tensor) -> Tensor:
-        """E x for activations of shape (..., d)."""
+        """E x for activations or text vectors of shape (..., d)."""
         return x - (x @ self.proj_right.T) @ self.proj_left.T
 
     def edit_weight(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """E_s W = W - s L (R W) for a weight of shape (d, in).
+        """E_s W = W - s L (R W), or on the side of the text W E_s = W - s (W L) R.
 
         Computed in float32 or better and returned in the weight's own type, on its device.
-        Strength 0 returns the weight itself, below 0 amplifies. The change has rank <= r: it is
-        the LoRA with up = -s L and down = R W.
+        Strength 0 returns the weight itself, below 0 amplifies. The change has rank <= r: see
+        `change`.
+
+        Args:
+            weight: (d, in), or on the side of the text (out, d).
 
         Raises:
-            EraserError: the weight has another number of rows than the eraser's width.
+            EraserError: the weight has another width than the eraser.
         """
         if strength == 0:
             return weight
-        if weight.ndim != 2 or weight.shape[0] != self.width:
+        self._require_fitting(weight)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        wide = weight.to(dtype)
+        up, down = self.to(weight.device, dtype).change(wide)
+        return torch.addmm(wide, up, down, alpha=strength).to(weight.dtype)
+
+    def change(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The thin factors of E W - W, or W E - W: the LoRA's up (out, r) and down (r, in)."""
+        if self.side == "text":
+            return -(weight @ self.proj_left), self.proj_right
+        return -self.proj_left, self.proj_right @ weight
+
+    def _require_fitting(self, weight: Tensor) -> None:
+        axis = 1 if self.side == "text" else 0
+        if weight.ndim != 2 or weight.shape[axis] != self.width:
             raise EraserError(
                 f"This layer's eraser has width {self.width}, the weight has shape "
                 f"{tuple(weight.shape)}. The eraser was fitted on another architecture."
             )
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        left, right = self.proj_left.to(weight.device, dtype), self.proj_right.to(weight.device)
-        wide = weight.to(dtype)
-        # Two thin products: (r, d) (d, in), then (d, r) (r, in).
-        return torch.addmm(wide, left, right.to(dtype) @ wide, alpha=-strength).to(weight.dtype)
 
     def scaled(self, strength: float) -> LayerEraser:
         """I - s L R. Strength 0 keeps no direction at all, so it is the identity bit for bit."""
         if strength == 0:
-            return LayerEraser(self.proj_left[:, :0], self.proj_right[:0], self.rows)
-        return LayerEraser(self.proj_left * strength, self.proj_right, self.rows)
+            return replace(self, proj_left=self.proj_left[:, :0], proj_right=self.proj_right[:0])
+        return replace(self, proj_left=self.proj_left * strength)
 
     def then(self, other: LayerEraser) -> LayerEraser:
-        """The product E_other E_self, of rank r_self + r_other, at most d.
+        """Both edits of a weight, this one first, of rank r_self + r_other, at most d.
 
+        E_other E_self W, or W E_self E_other on the side of the text, with
         (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1]. It has no rows.
         """
-        if self.width != other.width:
-            raise EraserError(f"Widths differ: {self.width} and {other.width}.")
-        crossed = other.proj_right - (other.proj_right @ self.proj_left) @ self.proj_right
-        left = torch.cat([self.proj_left, other.proj_left], dim=1)
-        right = torch.cat([self.proj_right, crossed], dim=0)
+        if (self.width, self.side) != (other.width, other.side):
+            raise EraserError(f"Widths or sides differ: {self.width} and {other.width}.")
+        one, two = (other, self) if self.side == "text" else (self, other)
+        crossed = two.proj_right - (two.proj_right @ one.proj_left) @ one.proj_right
+        left = torch.cat([one.proj_left, two.proj_left], dim=1)
+        right = torch.cat([one.proj_right, crossed], dim=0)
         if left.shape[1] > self.width:
             left, right = left @ right, torch.eye(self.width, dtype=left.dtype, device=left.device)
-        return LayerEraser(left, right)
+        return LayerEraser(left, right, side=self.side)
 
     def limited(self, max_rank: int) -> LayerEraser:
         """The eraser of at most that rank which comes closest to E on the forget rows.
@@ -142,7 +168,7 @@ class LayerEraser:
         leading = directions[:, :max_rank]
         dtype = self.proj_left.dtype
         left, right = (frame @ leading).to(dtype), (leading.T @ inner @ right).to(dtype)
-        return LayerEraser(left, right, self.rows)
+        return replace(self, proj_left=left, proj_right=right)
 
     def share_changed(self) -> float | None:
         """|X - X E^T|^2 / |X|^2: how much of the forget rows' energy E changes."""
@@ -153,10 +179,11 @@ class LayerEraser:
 
     def to(self, *args: Any, **kwargs: Any) -> LayerEraser:
         """Every tensor moved or cast as `Tensor.to` does."""
-        return LayerEraser(
-            self.proj_left.to(*args, **kwargs),
-            self.proj_right.to(*args, **kwargs),
-            None if self.rows is None else self.rows.to(*args, **kwargs),
+        return replace(
+            self,
+            proj_left=self.proj_left.to(*args, **kwargs),
+            proj_right=self.proj_right.to(*args, **kwargs),
+            rows=None if self.rows is None else self.rows.to(*args, **kwargs),
         )
 
 
@@ -233,7 +260,8 @@ class Eraser:
     """
 
     layers: dict[str, LayerEraser]
-    """Module path without 'diffusion_model.' -> eraser of that layer."""
+    """Module path without 'diffusion_model.' -> eraser of that layer. On the side of the text most
+    methods edit all layers alike: then they are one and the same object."""
 
     provenance: Provenance
 
@@ -245,10 +273,17 @@ class Eraser:
             raise EraserError("An eraser needs at least one layer, got none.")
         if len({layer.rows is None for layer in self.layers.values()}) > 1:
             raise EraserError("Some layers of the eraser have rows and others have none.")
+        if len({layer.side for layer in self.layers.values()}) > 1:
+            raise EraserError("Some layers of the eraser are meant for text and others are not.")
+
+    @property
+    def side(self) -> Side:
+        """What its layers multiply."""
+        return next(iter(self.layers.values())).side
 
     @property
     def widths(self) -> dict[str, int]:
-        """Layer -> d: the architecture it fits."""
+        """Layer -> d: the architecture it fits, by the widths of its side."""
         return {name: layer.width for name, layer in self.layers.items()}
 
     @property
@@ -262,7 +297,8 @@ class Eraser:
         digest = hashlib.sha256()
         for name in sorted(self.layers):
             layer = self.layers[name].to("cpu", torch.float32)
-            digest.update(f"{name} {layer.width} {layer.rank}\n".encode())
+            side = "" if layer.side == "activations" else f" {layer.side}"
+            digest.update(f"{name} {layer.width} {layer.rank}{side}\n".encode())
             digest.update(layer.proj_left.contiguous().numpy().tobytes())
             digest.update(layer.proj_right.contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -291,7 +327,7 @@ class Eraser:
 
     def without_rows(self) -> Eraser:
         """The same, smaller, and not to be joined with others any more."""
-        layers = self._each(lambda layer: LayerEraser(layer.proj_left, layer.proj_right))
+        layers = self._each(lambda layer: replace(layer, rows=None))
         return Eraser(layers, self.provenance)
 
     def to(self, *args: Any, **kwargs: Any) -> Eraser:
@@ -300,7 +336,9 @@ class Eraser:
         return Eraser(layers, self.provenance, self.retain)
 
     def _each(self, change: Callable[[LayerEraser], LayerEraser]) -> dict[str, LayerEraser]:
-        return {name: change(layer) for name, layer in self.layers.items()}
+        distinct = {id(layer): layer for layer in self.layers.values()}
+        changed = {key: change(layer) for key, layer in distinct.items()}
+        return {name: changed[id(layer)] for name, layer in self.layers.items()}
 
 
 def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> None:
@@ -317,7 +355,7 @@ def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> Non
 
 
 def product(layers: Sequence[LayerEraser]) -> LayerEraser:
-    """All of them, first to last, as one.
+    """All edits, first to last, as one.
 
     Neighbours are multiplied pairwise: only where ranks have grown to the width does a product
     cost d^3, and of such there are few, so the time grows with the number of layers alone.

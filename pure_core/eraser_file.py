@@ -2,7 +2,8 @@
 
 A safetensors file with `<layer>.proj_left` (d, r), `<layer>.proj_right` (r, d) and, where they are
 known, `<layer>.rows` (m, d) in float32: see `LayerEraser`. Its metadata holds the format, the
-architecture and the provenance, lists and settings as JSON. There are no model weights in it.
+architecture (layer -> d), the side, the provenance, lists and settings as JSON, and which layers
+have the tensors of another one. There are no model weights in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .eraser import Eraser, LayerEraser, Provenance
+from .eraser import SIDES, Eraser, LayerEraser, Provenance, Side
 from .errors import EraserError, EraserFileError
 from .tensor_file import (
     Kind,
@@ -28,8 +29,8 @@ from .tensor_file import (
 
 FORMAT = "pure-eraser"
 
-KIND = Kind("an eraser", FORMAT, "2", ("1", "2"), EraserFileError)
-"""Version 1 had no rows."""
+KIND = Kind("an eraser", FORMAT, "3", ("1", "2", "3"), EraserFileError)
+"""Version 1 had no rows, version 2 no side and no shared layers."""
 
 JSON: dict[str, tuple[type, type | tuple[type, ...]]] = {
     "forget": (list, str),
@@ -56,12 +57,22 @@ def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = 
             is off, the eraser holds NaN or infinity, or the folder cannot be written to.
     """
     tensors = {}
+    shared: dict[str, str] = {}
+    first: dict[int, str] = {}
     for name, layer in eraser.to("cpu", torch.float32).layers.items():
+        if first.setdefault(id(layer), name) != name:
+            shared[name] = first[id(layer)]
+            continue
         tensors[name + _LEFT] = layer.proj_left
         tensors[name + _RIGHT] = layer.proj_right
         if layer.rows is not None:
             tensors[name + _ROWS] = layer.rows
-    metadata = {"architecture": eraser.widths, **asdict(eraser.provenance)}
+    metadata = {
+        "architecture": eraser.widths,
+        "side": eraser.side,
+        "shared": shared,
+        **asdict(eraser.provenance),
+    }
     save_tensors(KIND, path, tensors, metadata, overwrite)
 
 
@@ -75,7 +86,8 @@ def load_eraser(path: str | os.PathLike[str]) -> Eraser:
     tensors, metadata = load_tensors(KIND, path)
     try:
         provenance, widths = _from_metadata(metadata)
-        return Eraser(_to_layers(tensors, widths), provenance)
+        side, shared = _form(metadata)
+        return Eraser(_to_layers(tensors, widths, side, shared), provenance)
     except EraserError as error:
         raise EraserFileError(f"'{path}' is not a valid eraser: {error}") from error
 
@@ -93,15 +105,37 @@ def _from_metadata(metadata: Mapping[str, str]) -> tuple[Provenance, dict[str, i
     return Provenance(**values), decoded("architecture", dict, int, metadata, EraserError)
 
 
-def _to_layers(tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> dict[str, LayerEraser]:
+def _form(metadata: Mapping[str, str]) -> tuple[Side, dict[str, str]]:
+    """The side, and layer -> the layer whose tensors it shares."""
+    if metadata["format_version"] in {"1", "2"}:
+        return "activations", {}
+    require_entries(["side", "shared"], metadata, EraserError)
+    for side in SIDES:
+        if metadata["side"] == side:
+            return side, decoded("shared", dict, str, metadata, EraserError)
+    raise EraserError(f"side: expected one of {', '.join(SIDES)}, got {metadata['side']!r}.")
+
+
+def _to_layers(
+    tensors: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    side: Side,
+    shared: Mapping[str, str],
+) -> dict[str, LayerEraser]:
     """The layers, with every name, type and shape as the metadata's architecture promises."""
     with_rows = any(key.endswith(_ROWS) for key in tensors)
-    sides = (_LEFT, _RIGHT, _ROWS) if with_rows else (_LEFT, _RIGHT)
-    expected = {name + side for name in widths for side in sides}
-    require_tensors(tensors, expected, len(widths), EraserError)
+    parts = (_LEFT, _RIGHT, _ROWS) if with_rows else (_LEFT, _RIGHT)
+    own = [name for name in widths if name not in shared]
+    unknown = [name for pair in shared.items() for name in pair if name not in widths]
+    if unknown or not set(shared.values()) <= set(own):
+        raise EraserError("shared: names layers that are not there, or that share others' tensors.")
+    require_tensors(tensors, {name + part for name in own for part in parts}, len(own), EraserError)
     layers = {}
+    for name in own:
+        left, right, *rows = (tensors[name + part] for part in parts)
+        layers[name] = LayerEraser(left, right, rows[0] if rows else None, side)
+    layers = {name: layers[shared.get(name, name)] for name in widths}
     for name, width in widths.items():
-        layers[name] = LayerEraser(*(tensors[name + side] for side in sides))
         if layers[name].width != width:
             raise EraserError(f"layer {name}: expected width {width}, got {layers[name].width}.")
     return layers

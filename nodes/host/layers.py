@@ -9,6 +9,7 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.model_patcher import ModelPatcher
 
+from ...pure_core.eraser import Side
 from ...pure_core.errors import PureError
 
 PREFIX = "diffusion_model."
@@ -62,8 +63,10 @@ def _reads_text(name: str, module: CrossAttention) -> bool:
     return name.endswith("attn2") or module.to_k.in_features != module.to_q.in_features
 
 
-def widths(layers: list[Layer]) -> dict[str, int]:
-    """Layer name -> d."""
+def widths(layers: list[Layer], side: Side = "activations") -> dict[str, int]:
+    """Layer name -> d, of the layer's outputs or of the text that it reads."""
+    if side == "text":
+        return {layer.name: layer.module.to_k.in_features for layer in layers}
     return {layer.name: layer.width for layer in layers}
 
 

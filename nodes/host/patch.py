@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...pure_core.eraser import PROJECTIONS, Eraser, LayerEraser
+from ...pure_core.eraser import PROJECTIONS, Eraser, LayerEraser, Side
 from .layers import (
     PREFIX,
     Layer,
@@ -49,6 +49,7 @@ class EraserAdapter(WeightAdapterBase):
     """
 
     name = "pure_eraser"
+    side: Side = "activations"
 
     def __init__(self, loaded_keys: set[str], weights: list[Tensor]) -> None:
         """`weights` are L (d, r) and R (r, d)."""
@@ -67,7 +68,18 @@ class EraserAdapter(WeightAdapterBase):
         original_weight: Any = None,
     ) -> Tensor:
         """Edit `weight` (d, in) in place: it may be a view into a larger one."""
-        return weight.copy_(LayerEraser(*self.weights).edit_weight(weight, strength))
+        return weight.copy_(self.factors.edit_weight(weight, strength))
+
+    @property
+    def factors(self) -> LayerEraser:
+        """What it multiplies with."""
+        return LayerEraser(*self.weights, side=self.side)
+
+
+class TextEraserAdapter(EraserAdapter):
+    """W <- W - strength (W L) R: the same on the side of the text."""
+
+    side = "text"
 
 
 def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> ModelPatcher:
@@ -123,12 +135,14 @@ def _adapters(model: ModelPatcher, eraser: Eraser, edit: str) -> dict[str, Erase
     require_same_architecture(model, layers, eraser)
     require_plain_weights(layers)
     projections = PROJECTIONS[eraser.provenance.edit if edit == AS_FITTED else edit]
+    adapter = TextEraserAdapter if eraser.side == "text" else EraserAdapter
     adapters = {}
+    on_cpu = eraser.to("cpu", torch.float32)
     for layer in layers:
-        factors = eraser.layers[layer.name].to("cpu", torch.float32)
+        factors = on_cpu.layers[layer.name]
         for projection in projections if factors.rank else ():
             key = layer.key(projection)
-            adapters[key] = EraserAdapter({key}, [factors.proj_left, factors.proj_right])
+            adapters[key] = adapter({key}, [factors.proj_left, factors.proj_right])
     return adapters
 
 
@@ -145,8 +159,7 @@ def rounding(model: ModelPatcher, adapters: dict[str, EraserAdapter], strength: 
     lost, changed = 0.0, 0.0
     for key in keys:
         weight = effective_weight(model, key)
-        factors = LayerEraser(*adapters[key].weights)
-        edited = factors.edit_weight(weight, strength)
+        edited = adapters[key].factors.edit_weight(weight, strength)
         stored = comfy.float.stochastic_rounding(edited, state[key][0][0].dtype, seed=0)
         lost += float((stored.float() - edited).square().sum())
         changed += float((edited - weight).square().sum())
@@ -165,7 +178,7 @@ def effective_weight(model: ModelPatcher, key: str) -> Tensor:
 
 def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: Eraser) -> None:
     """Raise ModelError if the eraser has other layers than the model."""
-    here, fitted = widths(layers), eraser.widths
+    here, fitted = widths(layers, eraser.side), eraser.widths
     if here != fitted:
         raise ModelError(
             f"eraser: it was fitted on another architecture, {_describe(fitted)} of "

@@ -1,6 +1,7 @@
 """An erasure as a LoRA: the change of every weight has low rank, so two thin factors hold it all.
 
-E W - W = -s L (R W), which is the LoRA with up = -L, down = R W, at strength s.
+E W - W = -s L (R W), which is the LoRA with up = -L, down = R W, at strength s; on the side of the
+text W E - W = -s (W L) R, with up = -W L, down = R.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import atomic_file
-from ..eraser import LayerEraser, product, require_same_widths
+from ..eraser import SIDES, LayerEraser, product, require_same_widths
 from ..errors import EraserError
 from .provenance import Step
 from .source import require_suffix, writing
@@ -43,23 +44,23 @@ def lora_tensors(
             numbers that `dtype` cannot hold.
     """
     for step in steps:
-        require_same_widths(step.eraser.widths, keys.widths())
+        require_same_widths(step.eraser.widths, keys.widths(step.eraser.side))
     products = {
-        (layer, projection): product
+        (layer, projection): found
         for layer in keys.layers
         for projection in ("to_k", "to_v")
-        if (product := _product(steps, layer, projection)) is not None and product.rank
+        if (found := _products(steps, layer, projection))
     }
     if not products:
         raise EraserError("The erasers change nothing (strength or rank 0): there is no LoRA.")
     # Loaders scale by alpha / r. One alpha for all, because diffusers mixes up several.
-    alpha = max(product.rank for product in products.values())
+    alpha = max(sum(each.rank for each in found) for found in products.values())
     tensors: dict[str, Tensor] = {}
-    for (layer, projection), product in products.items():
-        up, down = _factors(product, weight_of(layer, projection))
+    for (layer, projection), found in products.items():
+        up, down = _factors(found, weight_of(layer, projection))
         module = f"{keys.diffusers_layer(layer)}.{projection}"
         name = f"lora_unet_{module.replace('.', '_')}"
-        tensors[f"{name}.lora_up.weight"] = _rounded(up * (product.rank / alpha), dtype, name)
+        tensors[f"{name}.lora_up.weight"] = _rounded(up * (up.shape[1] / alpha), dtype, name)
         tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
         tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
     return tensors
@@ -80,24 +81,36 @@ def export_lora(
         file.write(save(dict(tensors), metadata=dict(metadata)))
 
 
-def _product(steps: Sequence[Step], layer: str, projection: str) -> LayerEraser | None:
-    """All erasers of one weight, first to last, as one."""
+def _products(steps: Sequence[Step], layer: str, projection: str) -> list[LayerEraser]:
+    """All erasers of one weight, first to last, as one for each side that changes anything."""
     erasers = [
         step.eraser.layers[layer].to("cpu", torch.float64).scaled(step.strength)
         for step in steps
         if projection in step.projections
     ]
-    return product(erasers) if erasers else None
+    by_side = [[each for each in erasers if each.side == side] for side in SIDES]
+    products = [product(each) for each in by_side if each]
+    return [each for each in products if each.rank]
 
 
-def _factors(eraser: LayerEraser, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """up = -L D and down = D^-1 R W in float64.
+def _factors(products: Sequence[LayerEraser], weight: Tensor) -> tuple[Tensor, Tensor]:
+    """up D and D^-1 down in float64, for the change of a weight (d, in) by all products.
 
-    D makes both factors of a direction equally large, so that float16 can hold them; its entries
-    are powers of two, which round nothing.
+    Sides multiply from left and right, so their order does not matter, and the change of both,
+    E W M - W = (E - I) W M + W (M - I), is made of the changes of each. D makes both factors of
+    a direction equally large, so that float16 can hold them; its entries are powers of two, which
+    round nothing.
     """
-    up = -eraser.proj_left
-    down = eraser.proj_right @ weight.to("cpu", torch.float64)
+    wide = weight.to("cpu", torch.float64)
+    ups, downs = [], []
+    for each in reversed(products):  # the text's first
+        up, down = each.change(wide)
+        ups.append(up)
+        downs.append(down)
+        wide = wide + up @ down
+    up, down = torch.cat(ups, dim=1), torch.cat(downs)
+    if up.shape[1] > up.shape[0]:
+        up, down = torch.eye(len(up), dtype=up.dtype), up @ down
     sizes = down.norm(dim=1) / up.norm(dim=0)
     usable = torch.isfinite(sizes) & (sizes > 0)
     scale = torch.where(usable, sizes, torch.ones_like(sizes)).sqrt().log2().round().exp2()

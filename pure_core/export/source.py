@@ -55,7 +55,7 @@ class Source:
 
     def _require_architecture(self, step: Step) -> None:
         try:
-            require_same_widths(step.eraser.widths, self.keys.widths())
+            require_same_widths(step.eraser.widths, self.keys.widths(step.eraser.side))
         except EraserError as error:
             raise EraserError(
                 f"The eraser of {step.concept} was fitted on another "
@@ -103,7 +103,7 @@ class Source:
 
 
 def _edit(weight: Tensor, chain: Sequence[tuple[LayerEraser, float]]) -> Tensor:
-    """E_n ... E_1 W, rounded by nobody in between."""
+    """Every edit in order, rounded by nobody in between."""
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     for eraser, strength in chain:
         wide = eraser.edit_weight(wide, strength)

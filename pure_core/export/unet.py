@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..eraser import Side
 from ..errors import ModelFileError
 
 _ATTENTION = re.compile(
@@ -184,9 +185,11 @@ class UNetKeys:
             raise ModelFileError(f"The file has no tensor '{key}', which was to be edited.")
         return key
 
-    def widths(self) -> dict[str, int]:
-        """Layer -> d, the rows of its value projection."""
-        return {layer: self.shapes[f"{here}.to_v.weight"][0] for layer, here in self.layers.items()}
+    def widths(self, side: Side = "activations") -> dict[str, int]:
+        """Layer -> d: the rows of its value projection, or its columns on the side of the text."""
+        axis = 1 if side == "text" else 0
+        shapes = {layer: self.shapes[f"{here}.to_v.weight"] for layer, here in self.layers.items()}
+        return {layer: shape[axis] for layer, shape in shapes.items()}
 
     def diffusers_layer(self, layer: str) -> str:
         """A cross-attention layer's module path in diffusers."""

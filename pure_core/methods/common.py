@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 import torch
@@ -12,6 +13,25 @@ from .. import __version__
 from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser, Provenance, compressed, contribution
 from ..errors import EraserError, FitError
+from ..text import TextTask
+
+
+def check_number(
+    name: str,
+    value: float,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    """Raise FitError unless a setting is a number in its range; `name` is the input's."""
+    if math.isfinite(value) and least <= value <= most and value > above:
+        return
+    limits = [
+        f"above {above:g}" if above > -math.inf else "",
+        f"{least:g} or more" if least > -math.inf else "",
+        f"at most {most:g}" if most < math.inf else "",
+    ]
+    raise FitError(f"{name} has to be {' and '.join(filter(None, limits))}, got {value}.")
 
 
 def require_comparable(forget: Activations, retain: Activations | None) -> None:
@@ -69,6 +89,43 @@ def fitted(
         contribution=contribution(layers),
     )
     return Eraser(layers, made, retain)
+
+
+def fitted_text(
+    method: str,
+    settings: Mapping[str, float | str],
+    edit: Edit,
+    layers: dict[str, LayerEraser],
+    task: TextTask,
+) -> Eraser:
+    """The same for layers that were fitted on text vectors."""
+    made = Provenance(
+        method=method,
+        settings={**settings, "anchor": ", ".join(dict.fromkeys(task.anchor.prompts))},
+        forget=task.forget.prompts,
+        retain=() if task.retain is None else task.retain.prompts,
+        edit=edit,
+        source_name=task.model.source_name,
+        source_fingerprint=task.model.source_fingerprint,
+        source_sketch=task.model.source_sketch,
+        created=today(),
+        plugin_version=__version__,
+        concepts=task.forget.concepts,
+        contribution=contribution(layers),
+    )
+    return Eraser(layers, made)
+
+
+def everywhere(task: TextTask, left: Tensor, right: Tensor) -> dict[str, LayerEraser]:
+    """One edit on the side of the text for every layer of the model.
+
+    Args:
+        left: L (D, r), float64.
+        right: R (r, D).
+    """
+    rows = scaled_rows(task.forget.last).float()
+    one = LayerEraser(left.float(), right.float(), rows, "text")
+    return dict.fromkeys(task.model.layers, one)
 
 
 def today() -> str:

@@ -29,7 +29,14 @@ from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
 from ..progress import Progress, no_progress
 from ..thin import thin_product
-from .common import fitted, mixed_rows, neighbour_means, require_comparable, scaled_rows
+from .common import (
+    check_number,
+    fitted,
+    mixed_rows,
+    neighbour_means,
+    require_comparable,
+    scaled_rows,
+)
 
 EDIT: Edit = "values"
 
@@ -63,13 +70,10 @@ def fit_ridge(
             "The ridge method sends the concept to its neighbours and needs their activations: "
             "connect 'retain', or use the method 'pure'."
         )
-    if not 0 <= keep < float("inf"):
-        raise FitError(f"keep has to be 0 or more, got {keep}.")
-    if not 0 < damping < float("inf"):
-        raise FitError(f"damping has to be above 0, got {damping}.")
+    check_number("keep", keep, least=0)
+    check_number("damping", damping, above=0)
+    check_number("overshoot", overshoot, above=0)
     require_comparable(forget, retain)
-    if not 0 < overshoot < float("inf"):
-        raise FitError(f"overshoot has to be above 0, got {overshoot}.")
     layers = {}
     for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
         if not bool(retain.rows[layer].any()):

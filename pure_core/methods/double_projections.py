@@ -1,0 +1,83 @@
+"""Double Projections: to the anchor's part of the concept, only where nothing retained is.
+
+Zhang et al., "Closed-Form Concept Erasure via Double Projections", arXiv 2604.10032. Every token c
+of the concept becomes its projection onto the anchor's tokens S (equation 9),
+
+    c* = S (S^T S)^+ S^T c,
+
+and the weights change only along what of c lies outside the span of the retained tokens: with
+x = U2^T c and U2 their left null space, W' = W + W (c* - c) x^T U2^T / |x|^2. Keys and values of
+all layers; tokens are edited one after the other, each on the weights so far.
+
+As in the authors' code: the tokens of the words without start, end and padding; an anchor of a
+single token is taken as it is, unprojected; without retain prompts the edit runs along c itself;
+tokens that lie in the retained span (|x|^2 < 1e-10) are passed over; retained directions are those
+with singular values above 1e-6. Difference: an empty anchor is the empty prompt's end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..eraser import Edit, Eraser, LayerEraser, product
+from ..errors import FitError
+from ..progress import Progress, no_progress
+from ..text import TextTask
+from ..thin import thin_product
+from .common import everywhere, fitted_text
+
+EDIT: Edit = "keys and values"
+
+OUTSIDE = 1e-10
+"""Squared norm outside the retained span from which a token is edited."""
+
+PRESENT = 1e-6
+"""Singular value from which a retained direction counts."""
+
+
+@torch.no_grad()
+def fit_double_projections(task: TextTask, *, progress: Progress = no_progress) -> Eraser:
+    """Fit Double Projections.
+
+    Raises:
+        FitError: every token of the concept is among the retained ones.
+    """
+    outside = outside_of(None if task.retain is None else task.retain.words)
+    edits = []
+    for number, vectors in enumerate(task.forget.vectors):
+        anchor = task.anchor.vectors[number][1 : max(2, task.anchor.ends[number])]
+        for token in vectors[1 : task.forget.ends[number]]:
+            free = outside(token)
+            size = free @ free
+            if size >= OUTSIDE:
+                change = token - proxy(token, anchor)
+                edits.append(LayerEraser(change[:, None], free[None] / size, side="text"))
+        progress(number + 1, len(task.forget.vectors))
+    if not edits:
+        raise FitError(
+            "Every token of the concept lies in the span of the retain prompts' tokens, so nothing "
+            "can be erased without changing those. Use fewer retain prompts."
+        )
+    whole = product(edits)
+    layers = everywhere(task, *thin_product(whole.proj_left, whole.proj_right))
+    return fitted_text("double projections", {}, EDIT, layers, task)
+
+
+def proxy(token: Tensor, anchor: Tensor) -> Tensor:
+    """c* (D,): the projection of c onto the anchor's tokens (k, D), or the one token itself."""
+    if len(anchor) == 1:
+        return anchor[0]
+    projected: Tensor = anchor.T @ (torch.linalg.pinv(anchor.T) @ token)
+    return projected
+
+
+def outside_of(retain: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """c -> U2 U2^T c, what of it lies outside the span of the retained tokens (m, D)."""
+    if retain is None:
+        return lambda token: token
+    _, values, vectors = torch.linalg.svd(retain, full_matrices=False)
+    kept = vectors[values > PRESENT]
+    return lambda token: token - kept.T @ (kept @ token)

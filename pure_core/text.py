@@ -1,0 +1,128 @@
+"""Encoded prompts: the text encoder's vectors that cross-attention turns into keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import FitError
+
+WeightOf = Callable[[str, str], Tensor]
+"""Layer and projection -> the weight (d, D) as the model has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextVectors:
+    """Prompts, encoded. A prompt is a start token, its words' tokens, an end token and padding."""
+
+    prompts: tuple[str, ...]
+
+    vectors: tuple[Tensor, ...]
+    """Of every prompt (T, D), float64."""
+
+    ends: tuple[int, ...]
+    """Of every prompt, where its end token stands."""
+
+    concepts: tuple[int, ...] = ()
+    """How many of the prompts belong to each concept, in their order. Empty: all to one."""
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise FitError("Expected at least one prompt, got none.")
+        for prompt, each, end in zip(self.prompts, self.vectors, self.ends, strict=True):
+            if each.ndim != 2 or not 0 < end < len(each):
+                raise FitError(
+                    f"'{prompt}': expected vectors (T, D) with an end token after the first, got "
+                    f"shape {tuple(each.shape)} and end {end}."
+                )
+            if not bool(torch.isfinite(each).all()):
+                raise FitError(f"'{prompt}': its encoding holds NaN or infinity.")
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.vectors[0].shape[1]
+
+    @property
+    def last(self) -> Tensor:
+        """(n, D): of every prompt the last word's last token, of an empty one the start token."""
+        pairs = zip(self.vectors, self.ends, strict=True)
+        return torch.stack([each[end - 1] for each, end in pairs])
+
+    @property
+    def words(self) -> Tensor:
+        """(m, D): every token of the words."""
+        return self._each(lambda each, end: each[1:end])
+
+    @property
+    def read(self) -> Tensor:
+        """(m, D): the words with their start and end tokens."""
+        return self._each(lambda each, end: each[: end + 1])
+
+    @property
+    def tails(self) -> list[Tensor]:
+        """Of every prompt (k, D): from its last word's last token to the end of the padding."""
+        return [each[end - 1 :] for each, end in zip(self.vectors, self.ends, strict=True)]
+
+    def _each(self, part: Callable[[Tensor, int], Tensor]) -> Tensor:
+        return torch.cat([part(*each) for each in zip(self.vectors, self.ends, strict=True)])
+
+
+@dataclass(frozen=True, eq=False)
+class TextModel:
+    """What text-side methods need of a model."""
+
+    layers: tuple[str, ...]
+    """Names of the cross-attention layers."""
+
+    weight_of: WeightOf
+    source_name: str
+    source_fingerprint: str
+    source_sketch: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class TextTask:
+    """What is to be erased on the side of the text, and on which model."""
+
+    forget: TextVectors
+
+    anchor: TextVectors
+    """What the concept becomes: one for every forget prompt."""
+
+    retain: TextVectors | None
+
+    empty: TextVectors
+    """The empty prompt."""
+
+    model: TextModel
+
+    def __post_init__(self) -> None:
+        if len(self.anchor.prompts) != len(self.forget.prompts):
+            raise FitError(
+                f"anchor: expected one prompt, or as many as there are to forget "
+                f"({len(self.forget.prompts)}), got {len(self.anchor.prompts)}."
+            )
+        others = [self.anchor, self.empty, *([self.retain] if self.retain else [])]
+        if any(each.width != self.forget.width for each in others):
+            raise FitError("All prompts have to be encoded by one text encoder.")
+
+
+def repeated(anchor: TextVectors, count: int) -> TextVectors:
+    """A single prompt as many; several stay as they are."""
+    if len(anchor.prompts) != 1:
+        return anchor
+    return TextVectors(anchor.prompts * count, anchor.vectors * count, anchor.ends * count)
+
+
+def paired(forget: Sequence[Tensor], anchor: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Two lists of (k, D) as rows side by side, each pair as long as its shorter half."""
+    pairs = list(zip(forget, anchor, strict=True))
+    lengths = [min(len(one), len(other)) for one, other in pairs]
+    return (
+        torch.cat([one[:k] for (one, _), k in zip(pairs, lengths, strict=True)]),
+        torch.cat([other[:k] for (_, other), k in zip(pairs, lengths, strict=True)]),
+    )
