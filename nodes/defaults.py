@@ -51,6 +51,12 @@ class Fitting(NamedTuple):
     overshoot: float = 1.8
     """Ridge: how far towards the neighbours' mean the concept is sent, 1 is there."""
 
+    guard: float = 3.0
+    """Guard: weight of keeping everything else."""
+
+    shrinkage: float = 0.01
+    """LEACE: share of the covariance that is replaced by a multiple of the identity."""
+
 
 class TextFitting(NamedTuple):
     """Settings of the text-side methods, as their authors have them. Each reads its own."""

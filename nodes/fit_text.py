@@ -151,7 +151,7 @@ class FitText(io.ComfyNode):
                             default=default.rounds,
                             min=0,
                             max=100,
-                            tooltip="rece: rounds of erasing what brings the concept back, 0 to 100.",
+                            tooltip="rece: rounds of erasing what brings it back, 0 to 100.",
                         )
                     )
                 ),

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .defaults import Trajectory
 from .host.capture import LATENT_PIXELS, SAMPLERS, SCHEDULERS
 from .host.patch import EDITS
-from .prompts import KINDS
+from .prompts import KINDS, ORDINARY
 
 CATEGORY = "PURE"
 
@@ -86,6 +86,20 @@ def templates_input() -> io.String.Input:
         tooltip=(
             "Your own phrasings instead of the kind's, one a line, with {} where the concept goes. "
             "Empty: those of the kind."
+        ),
+    )
+
+
+def others_input() -> io.String.Input:
+    return io.String.Input(
+        "others",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip=(
+            "guard: captions of ordinary pictures that must not change, one a line. Empty: "
+            f"{len(ORDINARY)} of everyday things, which are what PURE Concept gives. Captions that "
+            "name the concept are left out."
         ),
     )
 

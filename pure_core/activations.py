@@ -151,6 +151,11 @@ class Activations:
         first = part(self.prompts[:prompts], slice(cut))
         return first, part(rest, slice(cut, None)) if rest else None
 
+    def choose(self, prompts: Sequence[int]) -> Activations:
+        """Only these prompts, by their numbers; they count as one concept."""
+        rows = {name: self.grid(name)[list(prompts)].flatten(0, 2) for name in self.rows}
+        return Activations(rows, tuple(self.prompts[i] for i in prompts), self.settings)
+
     def grid(self, layer: str) -> Tensor:
         """The rows of one layer as (prompts, latents, run_steps, d)."""
         rows = self.rows[layer]

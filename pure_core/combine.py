@@ -81,7 +81,7 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
             _refuse(each.provenance, "it does not hold the rows it was fitted on")
     for other in made:
         _require_joinable(first, other)
-    assert method is not None  # or it were not joinable
+    assert method is not None and method.join is not None  # or it were not joinable
     own = retain or next((each.retain for each in erasers if each.retain is not None), None)
     if own is not None:
         _require_comparable(erasers[0], own)
@@ -177,8 +177,15 @@ def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float
 def _require_joinable(one: Provenance, other: Provenance) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
     for made in (one, other):
-        if made.method not in METHODS or any(name in made.settings for name in CHANGES):
-            _refuse(made, f"its method is {made.method}")
+        joinable = made.method in METHODS and METHODS[made.method].join is not None
+        if not joinable:
+            raise EraserError(
+                f"The eraser of '{made.names[0]}' cannot be joined with others: the method "
+                f"{made.method} has no joint form for fitted erasers. Fit all concepts at once "
+                "instead, or combine in sequence."
+            )
+        if any(name in made.settings for name in CHANGES):
+            _refuse(made, "")
     pairs = {
         "method": (one.method, other.method),
         "edit": (one.edit, other.edit),

@@ -117,18 +117,22 @@ def capture(
 
 def capture_anchors(
     model: ModelPatcher, clip: CLIP, prompts: Anchors, trajectory: Trajectory
-) -> tuple[Activations, Activations | None]:
-    """Capture forget and retain prompts in one run: fewer model calls and one progress bar.
+) -> tuple[Activations, Activations | None, Activations | None]:
+    """Capture all prompts of an erasure in one run: fewer model calls and one progress bar.
 
     Returns:
-        The concepts' activations, and the neighbours', None if there are none.
+        The concepts' activations, the neighbours' and everything else's, None where there are no
+        prompts.
 
     Raises:
         As `capture` does.
     """
-    together = capture(model, clip, prompts.forget + prompts.retain, trajectory)
-    forget, retain = together.split(len(prompts.forget))
-    return replace(forget, concepts=tuple(map(len, prompts.concepts))), retain
+    every = prompts.forget + prompts.retain + prompts.others
+    forget, rest = capture(model, clip, every, trajectory).split(len(prompts.forget))
+    retain, others = None, rest
+    if rest is not None and prompts.retain:
+        retain, others = rest.split(len(prompts.retain))
+    return replace(forget, concepts=tuple(map(len, prompts.concepts))), retain, others
 
 
 def _check(prompts: Sequence[str], trajectory: Trajectory) -> None:

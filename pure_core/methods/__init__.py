@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -11,11 +11,13 @@ from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
 from ..progress import Progress, no_progress
-from . import pure, ridge
+from . import guard, leace, pure, ridge
+from .guard import fit_guard
+from .leace import fit_leace
 from .pure import fit_pure, join_pure
 from .ridge import fit_ridge, join_ridge
 
-__all__ = ["METHODS", "Join", "Method", "fit", "fit_pure", "fit_ridge"]
+__all__ = ["METHODS", "Join", "Method", "fit", "fit_guard", "fit_leace", "fit_pure", "fit_ridge"]
 
 Join = Callable[
     [Sequence[LayerEraser], Sequence[float], Tensor | None, Mapping[str, float | str]], LayerEraser
@@ -36,16 +38,29 @@ class Method(NamedTuple):
     settings: tuple[str, ...]
     """Names of its settings."""
 
-    join: Join
-    """Several concepts' erasers as the one that fitting all at once gives."""
+    join: Join | None = None
+    """Several concepts' erasers as the one that fitting all at once gives, or None if they do not
+    hold what that takes."""
 
-    own_retain: bool
+    own_retain: bool = False
     """Whether joining needs the very retain rows that every concept was fitted with."""
+
+    needs_retain: bool = True
+    """Whether it cannot be fitted without neighbours."""
+
+    needs_others: bool = False
+    """Whether it takes the activations of ordinary captions too."""
 
 
 METHODS: dict[str, Method] = {
-    "pure": Method(fit_pure, pure.EDIT, ("forget_energy", "retain_energy"), join_pure, False),
+    "pure": Method(
+        fit_pure, pure.EDIT, ("forget_energy", "retain_energy"), join_pure, needs_retain=False
+    ),
     "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot"), join_ridge, True),
+    "guard": Method(
+        fit_guard, guard.EDIT, ("keep", "damping", "overshoot", "guard"), needs_others=True
+    ),
+    "leace": Method(fit_leace, leace.EDIT, ("shrinkage",)),
 }
 
 
@@ -54,6 +69,7 @@ def fit(
     forget: Activations,
     retain: Activations | None,
     progress: Progress = no_progress,
+    others: Activations | None = None,
     **settings: float,
 ) -> Eraser:
     """Fit an eraser by a method's name; progress is told in layers.
@@ -71,5 +87,7 @@ def fit(
     if unknown:
         raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
     chosen = METHODS[method]
-    own = {name: settings[name] for name in chosen.settings if name in settings}
+    own: dict[str, Any] = {name: settings[name] for name in chosen.settings if name in settings}
+    if chosen.needs_others:
+        own["others"] = others
     return chosen.fit(forget, retain, **own, progress=progress)

@@ -65,19 +65,12 @@ def fit_ridge(
         FitError: no retain rows, settings out of range, activations captured in different ways,
             or a layer whose retain rows are all zero.
     """
-    if retain is None:
-        raise FitError(
-            "The ridge method sends the concept to its neighbours and needs their activations: "
-            "connect 'retain', or use the method 'pure'."
-        )
+    retain = require_neighbours("ridge", forget, retain)
     check_number("keep", keep, least=0)
     check_number("damping", damping, above=0)
     check_number("overshoot", overshoot, above=0)
-    require_comparable(forget, retain)
     layers = {}
     for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
-        if not bool(retain.rows[layer].any()):
-            raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
         targets = neighbour_means(forget, retain, layer)
         left, right = ridge_factors(
             rows.double(), targets, retain.rows[layer].double(), keep, damping
@@ -88,8 +81,32 @@ def fit_ridge(
     return fitted("ridge", settings, EDIT, layers, forget=forget, retain=retain)
 
 
+def require_neighbours(method: str, forget: Activations, retain: Activations | None) -> Activations:
+    """The retain rows, if they can be what a concept is sent to.
+
+    Raises:
+        FitError: there are none, they were captured in another way, or a layer's are all zero.
+    """
+    if retain is None:
+        raise FitError(
+            f"The {method} method sends the concept to its neighbours and needs their "
+            "activations: connect 'retain', or use the method 'pure'."
+        )
+    require_comparable(forget, retain)
+    for layer, rows in retain.rows.items():
+        if not bool(rows.any()):
+            raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")
+    return retain
+
+
 def ridge_factors(
-    forget: Tensor, targets: Tensor, retain: Tensor, keep: float, damping: float
+    forget: Tensor,
+    targets: Tensor,
+    retain: Tensor,
+    keep: float,
+    damping: float,
+    *,
+    others: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Thin factors of the ridge solution: E = I - L R, L (d, r), R (r, d).
 
@@ -99,10 +116,12 @@ def ridge_factors(
         forget: H_F of shape (n_F, d), float64.
         targets: T_F of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
+        others: Y (m, d), more that holds E back: Y^T Y is added to A.
     """
     kept, floor = kept_rows(retain, keep, damping)
     n = len(forget)
-    solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
+    held = [forget / n**0.5, kept] if others is None else [forget / n**0.5, kept, others]
+    solved = solve_rows(torch.cat(held), floor, n) / n**0.5
     return thin_product((forget - targets).T, solved)
 
 

@@ -189,8 +189,10 @@ class FitReport:
             finding = f"The concept goes only {way:.0%} of the way to its neighbours"
         if removed >= ENOUGH_REMOVED:
             return ""
-        remedy = "Raise strength or forget_energy."
-        if "retain_energy" in self.provenance.settings:
+        remedy = "Raise strength."
+        if self.provenance.method == "pure" and not self.provenance.retain:
+            remedy = "Raise strength or forget_energy."
+        elif "retain_energy" in self.provenance.settings:
             now = self.provenance.settings["retain_energy"]
             remedy = (
                 f"The neighbours' directions hold the rest: lower retain_energy (now {now}), or "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,18 +21,28 @@ from comfyui_pure.nodes.defaults import METHOD, STRENGTH, Fitting, Trajectory
 from comfyui_pure.nodes.host.capture import capture_anchors
 from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
-from comfyui_pure.nodes.prompts import anchors
+from comfyui_pure.nodes.host.text import text_task
+from comfyui_pure.nodes.prompts import ORDINARY, Anchors, anchors
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.text import TextTask
 
 import nodes
-from tests.world.measure import Trial
-from tests.world.prompts import name_of
+from tests.world.measure import Sampler, Trial
+from tests.world.prompts import ANCHORS, name_of
 
 SIZE = 64
 TRAJECTORY = Trajectory(width=SIZE, height=SIZE)
 STEPS, CFG, BATCH = 20, 4.0, 32
+
+
+class Captured(NamedTuple):
+    """What methods that work on activations are fitted on."""
+
+    forget: Activations
+    retain: Activations
+    others: Activations
 
 
 class Shipped:
@@ -75,15 +87,40 @@ class Shipped:
         latents = self.latents(texts, model, seed)
         return self.vae.decode(latents).permute(0, 3, 1, 2).float().clamp(0, 1).cpu()
 
-    def capture(self, trial: Trial) -> tuple[Activations, Activations]:
-        """Forget and retain activations of a trial's concept, as `PURE_EraseConcept` takes them."""
-        neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
-        prompts = anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
-        forget, retain = capture_anchors(self.model, self.clip, prompts, TRAJECTORY)
-        assert retain is not None
-        return forget, retain
+    def capture(self, trial: Trial) -> Captured:
+        """Activations for a trial's concept, as `PURE_EraseConcept` takes them."""
+        captured = capture_anchors(self.model, self.clip, anchors_of(trial), TRAJECTORY)
+        forget, retain, others = captured
+        assert retain is not None and others is not None
+        return Captured(forget, retain, others)
+
+    def text_task(self, trial: Trial) -> TextTask:
+        """What `PURE_FitText` fits on for the trial's concept."""
+        prompts = anchors_of(trial)
+        return text_task(
+            self.model, self.clip, prompts.concepts, prompts.retain, fallbacks_of(trial)
+        )
 
     def erase(self, trial: Trial) -> tuple[Any, Eraser]:
         """The model without the trial's concept, by the nodes' default method and settings."""
-        eraser = fit(METHOD, *self.capture(trial), **Fitting()._asdict())
+        forget, retain, others = self.capture(trial)
+        eraser = fit(METHOD, forget, retain, others=others, **Fitting()._asdict())
         return patch(self.model, eraser, STRENGTH, AS_FITTED), eraser
+
+    @contextmanager
+    def erased(self, eraser: Eraser | None) -> Iterator[Sampler]:
+        """Draws with the eraser applied as fitted."""
+        model = self.model if eraser is None else patch(self.model, eraser, STRENGTH, AS_FITTED)
+        yield partial(self.pictures, model=model)
+
+
+def anchors_of(trial: Trial) -> Anchors:
+    """The prompts that `PURE_EraseConcept` writes for the trial's concept."""
+    neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
+    prompts = anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
+    return prompts._replace(others=ORDINARY)
+
+
+def fallbacks_of(trial: Trial) -> tuple[str, ...]:
+    """For every forget prompt the same about the kind's plainest word."""
+    return anchors(ANCHORS[trial.kind], trial.kind, "").forget

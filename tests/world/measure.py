@@ -66,6 +66,12 @@ class Scores(NamedTuple):
     unseen: Rate
     other: Rate
 
+    @property
+    def harmonic_mean(self) -> float:
+        """Of what should be high: 1 - name, 1 - free, kept, other; 0 if one of them is."""
+        parts = (1 - self.name.value, 1 - self.free.value, self.kept.value, self.other.value)
+        return len(parts) / sum(1 / part for part in parts) if min(parts) > 0 else 0.0
+
     def __add__(self, more: object) -> Scores:
         assert isinstance(more, Scores)
         return Scores(*(a + b for a, b in zip(self, more, strict=True)))

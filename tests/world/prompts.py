@@ -85,6 +85,15 @@ def name_of(kind: str, concept: str) -> str:
     return {"object": article(name), "unsafe content": f"something {name}"}.get(kind, name)
 
 
+ANCHORS = {
+    "object": "an object",
+    "character": "a creature",
+    "style": "art",
+    "unsafe content": "something",
+}
+"""Kind -> what a concept becomes where a method asks for it: the kind's plainest word."""
+
+
 def others(kind: str, concept: str) -> list[str]:
     """The other concepts of the kind, development and held-out, in a fixed shuffled order."""
     rest = [c for c in (*DEVELOPMENT[kind], *HELD_OUT[kind]) if c != concept]

@@ -1,0 +1,197 @@
+"""PURE_FitText in ComfyUI: erasers on the side of the text, and every node that takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import pytest
+import torch
+from comfyui_pure.nodes import FitText
+from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, widths
+from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.host.text import text_task
+from comfyui_pure.nodes.prompts import PromptError
+from comfyui_pure.pure_core.combine import combine
+from comfyui_pure.pure_core.eraser import PROJECTIONS, Eraser
+from comfyui_pure.pure_core.eraser_file import load_eraser, save_eraser
+from comfyui_pure.pure_core.errors import EraserError, FitError
+from comfyui_pure.pure_core.export import Step, export_checkpoint
+from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS
+from comfyui_pure.pure_core.selection import select
+
+from dev.server import ComfyServer
+from tests.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
+from tests.comfy.families import encoder
+from tests.comfy.stock import (
+    Loaded,
+    base_weight,
+    effective_weight,
+    execute,
+    sample,
+    with_lora,
+)
+from tests.comfy.test_queue import base, node, picture
+
+PROMPTS = {
+    "forget": "a ball\na photo of a ball",
+    "retain": "a star\na photo of a star\na heart\na photo of a heart",
+    "anchor": "an object",
+}
+
+
+def fit(loaded: Loaded, method: str, **change: Any) -> tuple[Eraser, str]:
+    given = {"clip": loaded.clip, "model": loaded.model, "method": method, **PROMPTS, **change}
+    return execute(FitText, **given)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def erasers(loaded: Loaded) -> dict[str, Eraser]:
+    """One of every method, with the node's defaults."""
+    return {method: fit(loaded, method)[0] for method in TEXT_METHODS}
+
+
+@pytest.mark.parametrize("method", TEXT_METHODS)
+def test_the_patched_weights_are_the_eraser_s(
+    loaded: Loaded, erasers: dict[str, Eraser], method: str
+) -> None:
+    eraser = erasers[method]
+    layers = cross_attention_layers(loaded.model)
+    assert eraser.widths == widths(layers, eraser.side)
+    assert eraser.side == ("activations" if method == "oce" else "text")
+    model = with_lora(loaded.model)
+    patched = patch(model, eraser, 0.7, AS_FITTED)
+    projections = PROJECTIONS[TEXT_METHODS[method].edit]
+    for layer in layers:
+        e = dense(eraser.layers[layer.name], 0.7)
+        for projection in ("to_k", "to_v"):
+            key = layer.key(projection)
+            before = effective_weight(model, key).double()
+            expected = before
+            if projection in projections:
+                expected = before @ e if eraser.side == "text" else e @ before
+            assert relative_error(effective_weight(patched, key), expected) < ROUNDING
+    plain, erased = sample(loaded.model, loaded.clip), sample(patched, loaded.clip)
+    assert not torch.equal(plain, erased)
+    assert torch.equal(sample(patch(loaded.model, eraser, 0, AS_FITTED), loaded.clip), plain)
+
+
+@pytest.mark.parametrize("method", ["uce", "cure", "speed"])
+def test_a_file_brings_the_same_eraser_back(
+    erasers: dict[str, Eraser], method: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "eraser.safetensors"
+    save_eraser(erasers[method], path)
+    loaded = load_eraser(path)
+    assert loaded.fingerprint == erasers[method].fingerprint
+    assert loaded.provenance == erasers[method].provenance
+    assert loaded.side == "text"
+    shared = len({id(layer) for layer in loaded.layers.values()})
+    assert shared == (len(loaded.layers) if method == "speed" else 1)
+
+
+@pytest.mark.parametrize("method", TEXT_METHODS)
+def test_an_exported_checkpoint_is_the_patched_model(
+    pair: Pair, loaded: Loaded, method: str, tmp_path: Path
+) -> None:
+    here = Loaded(pair.model, loaded.clip, *loaded[2:])
+    eraser, _ = fit(here, method)
+    target = tmp_path / "erased.safetensors"
+    export_checkpoint(pair.path, target, [Step(eraser, 0.8)])
+    again = comfy.sd.load_diffusion_model(str(target))
+    patched = patch(pair.model, eraser, 0.8, AS_FITTED)
+    assert torch.equal(sample(again, loaded.clip), sample(patched, loaded.clip))
+
+
+def test_it_erases_only_in_the_layers_chosen(loaded: Loaded, erasers: dict[str, Eraser]) -> None:
+    chosen = select(erasers["uce"], "middle")
+    patched = patch(loaded.model, chosen, 1.0, AS_FITTED)
+    assert {"middle_block" in key for key in patched.patches} == {True}
+    strongest = select(erasers["speed"], contribution=0.5)
+    assert 0 < len(patch(loaded.model, strongest, 1.0, AS_FITTED).patches) < len(chosen.layers)
+
+
+def test_in_sequence_is_one_patch_after_the_other(
+    loaded: Loaded, erasers: dict[str, Eraser]
+) -> None:
+    first, second = erasers["uce"], erasers["cure"]
+    both = patch(loaded.model, combine([first, second], "in sequence"), 1.0, AS_FITTED)
+    chain = patch(patch(loaded.model, first, 1.0, AS_FITTED), second, 1.0, AS_FITTED)
+    for layer in cross_attention_layers(loaded.model):
+        for projection in ("to_k", "to_v"):
+            expected = effective_weight(chain, layer.key(projection)).double()
+            actual = effective_weight(both, layer.key(projection))
+            assert relative_error(actual, expected) < 10 * ROUNDING
+    with pytest.raises(EraserError, match="Fit all concepts at once"):
+        combine([first, first], "joint")
+
+
+def test_text_and_activation_erasers_patch_one_model(loaded: Loaded, erasers: dict[str, Eraser]):
+    left = random_eraser(loaded.model)
+    patched = patch(patch(loaded.model, erasers["uce"], 1.0, AS_FITTED), left, 1.0, AS_FITTED)
+    layer = cross_attention_layers(loaded.model)[0]
+    weight = base_weight(loaded.model, layer, "to_k")
+    expected = dense(left.layers[layer.name]) @ weight @ dense(erasers["uce"].layers[layer.name])
+    assert relative_error(effective_weight(patched, layer.key("to_k")), expected) < ROUNDING
+    with pytest.raises(EraserError, match="Patch the model with one after the other"):
+        combine([left, erasers["uce"]], "in sequence")
+
+
+def test_the_anchor_decides_what_the_concept_becomes(loaded: Loaded) -> None:
+    to_object, to_nothing = fit(loaded, "uce")[0], fit(loaded, "uce", anchor="")[0]
+    assert to_object.fingerprint != to_nothing.fingerprint
+    assert to_nothing.provenance.settings["anchor"] == ""
+    same = fit(loaded, "uce", anchor=PROMPTS["forget"])[0]
+    assert set(same.ranks.values()) == {0} or same.provenance.contribution == {}
+
+
+def test_the_end_of_a_prompt_is_found(loaded: Loaded) -> None:
+    prompts = ["ball", "a photo of a ball", ""]
+    task = text_task(loaded.model, loaded.clip, [prompts], [], [])
+    assert task.forget.ends == (2, 6, 1)
+    assert task.retain is None
+    assert task.anchor.prompts == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"forget": " \n"}, PromptError, "forget: expected at least one prompt"),
+        ({"anchor": "a\nb\nc"}, FitError, "anchor: expected one prompt, or as many"),
+        ({"retain": "", "method": "speed"}, FitError, "retain"),
+        ({"retain": "", "method": "oce"}, FitError, "retain"),
+        ({"clip": encoder("CLIP-H")}, ModelError, "clip: its vectors have 1024"),
+        ({"clip": None}, ModelError, "clip: expected a text encoder"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(
+    loaded: Loaded, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fit(loaded, **{"method": "uce", **change})
+
+
+def test_the_summary_says_what_was_fitted(loaded: Loaded) -> None:
+    eraser, words = fit(loaded, "uce", forget="a ball\n\na mug", max_rank=1)
+    assert eraser.provenance.names == ("a ball", "a mug")
+    assert set(eraser.ranks.values()) == {1}
+    assert "Method uce" in words
+    assert "2 concepts" in words
+
+
+def test_queued_it_erases_and_is_remembered(comfy_server: ComfyServer, checkpoint: Path) -> None:
+    prompt = {
+        **base(checkpoint),
+        "fit": node(
+            "PURE_FitText", clip=["loader", 1], model=["loader", 0], method="uce", **PROMPTS
+        ),
+        "patch": node(
+            "PURE_Patch", model=["loader", 0], eraser=["fit", 0], strength=1.0, edit=AS_FITTED
+        ),
+        **picture("before", ["loader", 0]),
+        **picture("after", ["patch", 0]),
+    }
+    run = comfy_server.run(prompt)
+    assert run.error is None, run.error
+    assert {"before", "after"} <= run.outputs.keys()

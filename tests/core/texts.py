@@ -1,0 +1,93 @@
+"""Encoded prompts and a model to read them, small and random."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from pure_core.eraser import PROJECTIONS, Eraser
+from pure_core.text import TextModel, TextTask, TextVectors, repeated
+
+LENGTH, WIDTH = 12, 20
+LAYERS = {
+    "input_blocks.1.1.transformer_blocks.0.attn2": 8,
+    "middle_block.1.transformer_blocks.0.attn2": 16,
+    "output_blocks.3.1.transformer_blocks.0.attn2": 20,
+}
+FORGET = ("a cat", "a photo of a cat", "one small cat")
+ANCHOR = ("an animal",)
+RETAIN = ("a dog", "a fox", "red cars", "the old house", "some green trees by a lake")
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def encoded(*prompts: str, concepts: tuple[int, ...] = ()) -> TextVectors:
+    """As a causal text encoder gives them: the same start for all, words that know those before
+    them, an end and padding that know all words, and a mean that all share."""
+    mean, start = random(WIDTH, seed=0), 3 * random(WIDTH, seed=1)
+    padding = 0.3 * random(LENGTH, WIDTH, seed=2)
+    vectors, ends = [], []
+    for prompt in prompts:
+        words = prompt.split()
+        rows, before = [start], torch.zeros(WIDTH, dtype=torch.float64)
+        for word in words:
+            own = random(WIDTH, seed=crc32(word.encode()))
+            rows.append(own + 0.5 * before)
+            before = (before + own) / 2
+        ends.append(len(rows))
+        rows += list(padding[len(rows) :] + before)
+        vectors.append(mean + torch.stack(rows))
+    return TextVectors(prompts, tuple(vectors), tuple(ends), concepts)
+
+
+def text_model(layers: dict[str, int] = LAYERS, seed: int = 0) -> TextModel:
+    """Layer -> d, with random weights."""
+    weights = {
+        (name, projection): random(
+            d, WIDTH, seed=seed + crc32((name + projection).encode())
+        ).float()
+        / WIDTH**0.5
+        for name, d in layers.items()
+        for projection in ("to_k", "to_v")
+    }
+    return TextModel(tuple(layers), lambda *which: weights[which], "model.safetensors", "abc", {})
+
+
+def text_task(
+    forget: Sequence[str] = FORGET,
+    anchor: Sequence[str] = ANCHOR,
+    retain: Sequence[str] = RETAIN,
+    concepts: tuple[int, ...] = (),
+    model: TextModel | None = None,
+) -> TextTask:
+    return TextTask(
+        forget=encoded(*forget, concepts=concepts),
+        anchor=repeated(encoded(*anchor), len(forget)),
+        retain=encoded(*retain) if retain else None,
+        empty=encoded(""),
+        model=model or text_model(),
+    )
+
+
+def weights(task: TextTask, eraser: Eraser) -> dict[tuple[str, str], Tensor]:
+    """Layer and projection -> W in float64, of all that the eraser edits."""
+    return {
+        (layer, projection): task.model.weight_of(layer, projection).double()
+        for layer in task.model.layers
+        for projection in PROJECTIONS[eraser.provenance.edit]
+    }
+
+
+def edited(task: TextTask, eraser: Eraser) -> dict[tuple[str, str], Tensor]:
+    """The same as the eraser leaves them, by dense matrices."""
+    after = {}
+    for (layer, projection), weight in weights(task, eraser).items():
+        dense = eraser.layers[layer].to(torch.float64).P
+        after[layer, projection] = weight @ dense if eraser.side == "text" else dense @ weight
+    return after
