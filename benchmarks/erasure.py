@@ -44,6 +44,7 @@ MODELS = ("unedited", *METHODS, *TEXT_METHODS)
 KEY = ("model", "split", "kind", "concept", "method", "seed")
 COSTS = ("capture_s", "fit_s", "rank")
 FIELDS = (*KEY, *(f"{name}_{part}" for name in Scores._fields for part in "hn"), *COSTS)
+MOST_CELLS = max(method.cells for method in METHODS.values())
 HEADS = ("by name", "by description", "neighbours", "everything else")
 
 
@@ -70,8 +71,7 @@ def fit_method(
     """An eraser by any method, from what that method takes."""
     if method in TEXT_METHODS:
         return fit_text(method, task(), **settings)
-    forget, retain, others = captured()
-    return fit(method, forget, retain, others=others, **settings)
+    return fit(method, *captured(), **settings)
 
 
 class Table:
@@ -151,7 +151,7 @@ def run(model: Any, table: Table, key: tuple[str, str], trial: Trial, seed: int)
         nonlocal took
         if not captured:
             started = time.monotonic()
-            captured.append(model.capture(trial))
+            captured.append(model.capture(trial, MOST_CELLS))
             took = time.monotonic() - started
         return captured[0]
 

@@ -56,14 +56,13 @@ class Narrow:
             for linear, weight in saved:
                 linear.weight = weight
 
-    def capture(self, trial: Trial, trajectory: Trajectory = TRAJECTORY) -> Captured:
+    def capture(
+        self, trial: Trial, cells: int = 1, trajectory: Trajectory = TRAJECTORY
+    ) -> Captured:
         """What `PURE_EraseConcept` captures for the trial's concept."""
         prompts = anchors_of(trial)
-        return Captured(
-            self.captured(prompts.forget, trajectory),
-            self.captured(prompts.retain, trajectory),
-            self.captured(prompts.others, trajectory),
-        )
+        asked = trajectory._replace(cells=cells)
+        return Captured(self.captured(prompts.forget, asked), self.captured(prompts.retain, asked))
 
     def _capture(self, prompts: tuple[str, ...], trajectory: Trajectory) -> Activations:
         """What `PURE_Capture` collects, in the wide layout."""
@@ -74,7 +73,7 @@ class Narrow:
         for start in range(0, len(texts), 60):
             batch = texts[start : start + 60]
             latents = noise[[i % trajectory.latents for i in range(start, start + len(batch))]]
-            with narrow.recording(self.model) as found:
+            with narrow.recording(self.model, trajectory.cells) as found:
                 narrow.sample(
                     self.model,
                     batch,
@@ -87,9 +86,9 @@ class Narrow:
                 parts[name].append(torch.stack([call[: len(batch)] for call in calls], dim=1))
         rows = {}
         for name, batches in parts.items():
-            wide = torch.zeros(len(texts) * trajectory.run_steps, WIDE)
-            wide[:, INNER] = torch.cat(batches).flatten(0, 1)
-            rows[name] = wide
+            found = torch.cat(batches).flatten(0, 2)
+            rows[name] = torch.zeros(len(found), WIDE)
+            rows[name][:, INNER] = found
         settings = CaptureSettings(
             **trajectory._asdict(), source_name="narrow", source_fingerprint=""
         )

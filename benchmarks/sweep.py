@@ -19,6 +19,7 @@ from tests.comfy import inprocess
 inprocess.enter()
 
 from comfyui_pure.nodes.defaults import Trajectory
+from comfyui_pure.pure_core.methods import METHODS
 
 from benchmarks.erasure import fit_method
 from benchmarks.narrow import TRAJECTORY, Narrow
@@ -39,9 +40,9 @@ GRID: tuple[Setting, ...] = (
         for overshoot in (1.0, 1.4, 1.6, 1.8)
     ),
     *(
-        ("guard", {"guard": guard, "overshoot": overshoot})
-        for guard in (1.0, 3.0, 10.0)
-        for overshoot in (1.6, 1.8, 2.0, 2.2)
+        ("mosaic", {"keep": keep, "damping": 0.3, "reach": reach})
+        for keep in (10.0, 30.0)
+        for reach in (1.0, 1.2, 1.4, 1.6, 1.8)
     ),
     *(("leace", {"shrinkage": shrinkage}) for shrinkage in (0.001, 0.01, 0.1)),
     *(
@@ -78,7 +79,8 @@ def _summed(
     for trial in trials:
         eraser = None
         if setting is not None:
-            captured = functools.partial(model.capture, trial, trajectory)
+            cells = METHODS[setting[0]].cells if setting[0] in METHODS else 1
+            captured = functools.partial(model.capture, trial, cells, trajectory)
             eraser = fit_method(
                 setting[0], captured, functools.partial(model.text_task, trial), setting[1]
             )

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from .defaults import Trajectory
 from .host.capture import capture
 from .prompts import lines, paragraphs
-from .types import CATEGORY, Activations, trajectory_inputs
+from .types import CATEGORY, Activations, cells_input, trajectory_inputs
 
 
 class Capture(io.ComfyNode):
@@ -37,6 +37,7 @@ class Capture(io.ComfyNode):
                     ),
                 ),
                 *trajectory_inputs(),
+                cells_input(),
             ],
             outputs=[Activations.Output(display_name="activations")],
         )

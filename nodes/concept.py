@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .prompts import ORDINARY, anchors, text_of
+from .prompts import anchors, text_of
 from .types import CATEGORY, advanced, concept_input, kind_input, neighbours_input, templates_input
 
 
@@ -34,13 +34,6 @@ class Concept(io.ComfyNode):
                 io.String.Output(
                     display_name="retain", tooltip="Prompts of the neighbours, one a line."
                 ),
-                io.String.Output(
-                    display_name="others",
-                    tooltip=(
-                        "Captions of ordinary pictures, one a line: captured, they are what the "
-                        "method guard keeps everything else by. The same for every concept."
-                    ),
-                ),
             ],
         )
 
@@ -49,6 +42,4 @@ class Concept(io.ComfyNode):
         cls, concept: str, kind: str, neighbours: str, templates: str = ""
     ) -> io.NodeOutput:
         prompts = anchors(concept, kind, neighbours, templates)
-        return io.NodeOutput(
-            text_of(prompts.concepts), "\n".join(prompts.retain), "\n".join(ORDINARY)
-        )
+        return io.NodeOutput(text_of(prompts.concepts), "\n".join(prompts.retain))

@@ -31,6 +31,8 @@ class Trajectory(NamedTuple):
 
     sampler_name: str = "euler"
     scheduler: str = "normal"
+    cells: int = 1
+    """Activations are averaged over the parts of a grid of cells x cells, 1: the whole picture."""
 
 
 class Fitting(NamedTuple):
@@ -51,8 +53,8 @@ class Fitting(NamedTuple):
     overshoot: float = 1.8
     """Ridge: how far towards the neighbours' mean the concept is sent, 1 is there."""
 
-    guard: float = 3.0
-    """Guard: weight of keeping everything else."""
+    reach: float = 1.4
+    """Mosaic: how far towards the neighbours the concept is sent, 1 is their mean."""
 
     shrinkage: float = 0.01
     """LEACE: share of the covariance that is replaced by a multiple of the identity."""

@@ -11,7 +11,7 @@ from .host.capture import capture_anchors
 from .host.patch import AS_FITTED, describe, patch
 from .host.pictures import to_image
 from .host.progress import progress
-from .prompts import ORDINARY, PromptError, anchors, lines
+from .prompts import PromptError, anchors
 from .types import (
     CATEGORY,
     Eraser,
@@ -22,7 +22,6 @@ from .types import (
     method_input,
     neighbours_input,
     optional,
-    others_input,
     strength_input,
     templates_input,
     trajectory_inputs,
@@ -53,7 +52,6 @@ class EraseConcept(io.ComfyNode):
                 *(advanced(optional(widget)) for widget in trajectory_inputs()),
                 advanced(templates_input()),
                 max_rank_input(),
-                advanced(others_input()),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model without the concept."),
@@ -83,7 +81,6 @@ class EraseConcept(io.ComfyNode):
         strength: float,
         templates: str = "",
         max_rank: int = 0,
-        others: str = "",
         **trajectory: Any,
     ) -> io.NodeOutput:
         prompts = anchors(concept, kind, neighbours, templates)
@@ -92,11 +89,9 @@ class EraseConcept(io.ComfyNode):
                 f"neighbours: the method {method} sends the concept to its neighbours, expected at "
                 "least one line, got none. List some, or choose the method pure."
             )
-        if METHODS[method].needs_others:
-            prompts = prompts._replace(others=lines(others) or ORDINARY)
-        captured = capture_anchors(model, clip, prompts, Trajectory(**trajectory))
-        forget, retain, kept = captured
-        eraser = fit(method, forget, retain, progress(), kept, **Fitting()._asdict())
+        asked = Trajectory(**trajectory, cells=METHODS[method].cells)
+        forget, retain = capture_anchors(model, clip, prompts, asked)
+        eraser = fit(method, forget, retain, progress(), **Fitting()._asdict())
         if max_rank:
             eraser = eraser.limited(max_rank)
         report = FitReport.of(eraser, forget, retain, progress())

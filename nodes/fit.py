@@ -81,7 +81,7 @@ class Fit(io.ComfyNode):
                     step=0.1,
                     round=ENERGY_STEP,
                     tooltip=(
-                        "ridge, guard: weight of keeping neighbours (lambda), 0 to 1000. Higher "
+                        "ridge, mosaic: weight of keeping neighbours (lambda), 0 to 1000. Higher "
                         "keeps better and erases less."
                     ),
                 ),
@@ -93,8 +93,8 @@ class Fit(io.ComfyNode):
                     step=0.01,
                     round=ENERGY_STEP,
                     tooltip=(
-                        "ridge, guard: weight of changing nothing else (mu), above 0 to 10. Higher "
-                        "is more careful with whatever is neither concept nor neighbour."
+                        "ridge, mosaic: weight of changing nothing else (mu), above 0 to 10. Higher"
+                        " is more careful with whatever is neither concept nor neighbour."
                     ),
                 ),
                 advanced(
@@ -107,7 +107,7 @@ class Fit(io.ComfyNode):
                             step=0.1,
                             round=ENERGY_STEP,
                             tooltip=(
-                                "ridge, guard: how far the concept is sent, 0.1 to 5. 1 is the "
+                                "ridge: how far the concept is sent, 0.1 to 5. 1 is the "
                                 "neighbours' mean, more goes beyond it and erases what 1 leaves, "
                                 "but may push neighbours towards the concept: lower it then."
                             ),
@@ -131,27 +131,18 @@ class Fit(io.ComfyNode):
                         )
                     )
                 ),
-                Activations.Input(
-                    "others",
-                    optional=True,
-                    tooltip=(
-                        "guard: activations of ordinary captions, captured with the same model and "
-                        "settings: what must not change. PURE Concept gives such captions; those "
-                        "that name the concept are left out."
-                    ),
-                ),
                 advanced(
                     optional(
                         io.Float.Input(
-                            "guard",
-                            default=default.guard,
-                            min=0.0,
-                            max=1000.0,
-                            step=0.1,
+                            "reach",
+                            default=default.reach,
+                            min=0.1,
+                            max=5.0,
+                            step=0.05,
                             round=ENERGY_STEP,
                             tooltip=(
-                                "guard: weight of keeping everything else, 0 to 1000. 0 is the "
-                                "method ridge; higher keeps better and erases less."
+                                "mosaic: how far the concept is sent, 0.1 to 5. 1 is the "
+                                "neighbours' mean, more goes beyond it and erases what 1 leaves."
                             ),
                         )
                     )
@@ -174,10 +165,9 @@ class Fit(io.ComfyNode):
         method: str,
         retain: core.Activations | None = None,
         max_rank: int = 0,
-        others: core.Activations | None = None,
         **settings: float,
     ) -> io.NodeOutput:
-        eraser = fit(method, forget, retain, progress(), others, **settings)
+        eraser = fit(method, forget, retain, progress(), **settings)
         if max_rank:
             eraser = eraser.limited(max_rank)
         report = FitReport.of(eraser, forget, retain, progress())

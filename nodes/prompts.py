@@ -54,70 +54,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 KINDS = tuple(TEMPLATES)
 
-ORDINARY: tuple[str, ...] = (
-    "a dog on a sofa",
-    "a cat sleeping in the sun",
-    "a horse running in a field",
-    "a bird on a branch",
-    "a fish in clear water",
-    "a butterfly on a flower",
-    "a tree on a meadow",
-    "a forest in autumn",
-    "a mountain with snow",
-    "a waterfall in the jungle",
-    "a beach with palm trees",
-    "the sea under a cloudy sky",
-    "a desert at night",
-    "a city street in the rain",
-    "a small town in winter",
-    "a red house with a garden",
-    "an old castle on a hill",
-    "a bridge over a river",
-    "a boat on the sea",
-    "a train in a station",
-    "a blue car on a road",
-    "a bicycle against a wall",
-    "a white cup on a table",
-    "a bowl of fruit",
-    "a cake with candles",
-    "a glass of wine",
-    "a loaf of bread",
-    "a yellow chair in an empty room",
-    "a lamp on a desk",
-    "a book with a leather cover",
-    "a key on a wooden board",
-    "a black clock on a wall",
-    "an umbrella in the rain",
-    "a green ball on grass",
-    "a golden ring",
-    "a bell on a string",
-    "a mushroom in the grass",
-    "a star in the night sky",
-    "a heart made of paper",
-    "a box in a corner",
-    "a woman with a hat",
-    "a man reading a newspaper",
-    "a child with a balloon",
-    "an old man with a beard",
-    "a portrait of a young woman",
-    "two people walking in a park",
-    "a crowd at a concert",
-    "a football player on a field",
-    "a robot in a laboratory",
-    "a round monster with one eye",
-    "a tall creature with horns",
-    "a purple dragon with long ears",
-    "a small orange creature with three eyes",
-    "a spaceship above a planet",
-    "an oil painting of a landscape",
-    "a pencil drawing of a tree",
-    "a black and white photo of a street",
-    "a watercolor of flowers",
-    "a comic with bright colors",
-    "a photo of something striped",
-)
-"""Captions of ordinary pictures, for methods that keep everything else by them."""
-
 
 class PromptError(PureError):
     """The text given for a concept cannot be turned into prompts."""
@@ -130,9 +66,6 @@ class Anchors(NamedTuple):
     """Of every concept, its forget prompts."""
 
     retain: tuple[str, ...]
-
-    others: tuple[str, ...] = ()
-    """Captions of everything else, where a method takes them."""
 
     @property
     def forget(self) -> tuple[str, ...]:

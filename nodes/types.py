@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .defaults import Trajectory
 from .host.capture import LATENT_PIXELS, SAMPLERS, SCHEDULERS
 from .host.patch import EDITS
-from .prompts import KINDS, ORDINARY
+from .prompts import KINDS
 
 CATEGORY = "PURE"
 
@@ -90,22 +90,8 @@ def templates_input() -> io.String.Input:
     )
 
 
-def others_input() -> io.String.Input:
-    return io.String.Input(
-        "others",
-        default="",
-        multiline=True,
-        optional=True,
-        tooltip=(
-            "guard: captions of ordinary pictures that must not change, one a line. Empty: "
-            f"{len(ORDINARY)} of everyday things, which are what PURE Concept gives. Captions that "
-            "name the concept are left out."
-        ),
-    )
-
-
 def trajectory_inputs() -> list[io.Input]:
-    """One input per field of `Trajectory`, in its order."""
+    """One input per field of `Trajectory` but `cells`, in its order."""
     default = Trajectory()
     return [
         io.Int.Input(
@@ -189,6 +175,25 @@ def trajectory_inputs() -> list[io.Input]:
             tooltip="How noise levels are spaced over the steps.",
         ),
     ]
+
+
+def cells_input() -> io.Int.Input:
+    return advanced(
+        optional(
+            io.Int.Input(
+                "cells",
+                default=Trajectory().cells,
+                min=1,
+                max=16,
+                step=1,
+                tooltip=(
+                    "Activations are averaged over the parts of a grid of so many by so many, 1 to "
+                    "16: 1 is the whole picture, as pure, ridge and leace have it. mosaic is best "
+                    "with 4; memory grows with the square."
+                ),
+            )
+        )
+    )
 
 
 def max_rank_input() -> io.Int.Input:

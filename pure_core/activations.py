@@ -8,7 +8,7 @@ prompt, latent and denoising step, so each layer has a matrix H of shape (n, d).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -53,6 +53,14 @@ class CaptureSettings:
     source_sketch: dict[str, float] = field(default_factory=dict)
     """Layer -> sketch of the weights of the model's file: see `sketch.py`."""
 
+    cells: int = 1
+    """Rows are averages over the parts of a grid of cells x cells; 1 is over the whole picture."""
+
+    @property
+    def per_prompt(self) -> int:
+        """How many rows every prompt has."""
+        return self.latents * self.run_steps * self.cells**2
+
     def differences(self, other: CaptureSettings) -> list[str]:
         """The settings in which two captures differ, as 'width 512 / 768'.
 
@@ -72,6 +80,7 @@ class CaptureSettings:
             each.name: getattr(self, each.name)
             for each in fields(self)
             if not each.name.startswith("source_")
+            and (each.name, self.cells) != ("cells", 1)  # older erasers do not say it
         }
 
 
@@ -80,9 +89,9 @@ class Activations:
     """Rows of every layer for a list of prompts, and how they were made."""
 
     rows: dict[str, Tensor]
-    """Layer -> H of shape (n, d), float32 on the CPU, n = prompts x latents x run_steps.
+    """Layer -> H of shape (n, d), float32 on the CPU, n = prompts x latents x run_steps x cells^2.
 
-    Ordered by prompt, then latent, then step.
+    Ordered by prompt, then latent, then step, then cell.
     """
 
     prompts: tuple[str, ...]
@@ -105,12 +114,12 @@ class Activations:
             self._check(layer, rows)
 
     def _check(self, layer: str, rows: Tensor) -> None:
-        expected = len(self.prompts) * self.settings.latents * self.settings.run_steps
+        expected = len(self.prompts) * self.settings.per_prompt
         if rows.ndim != 2 or rows.shape[0] != expected or rows.shape[1] == 0:
             raise ActivationError(
                 f"Layer {layer}: expected {expected} rows ({len(self.prompts)} prompts x "
-                f"{self.settings.latents} latents x {self.settings.run_steps} steps) of one "
-                f"width, got shape {tuple(rows.shape)}."
+                f"{self.settings.latents} latents x {self.settings.run_steps} steps x "
+                f"{self.settings.cells**2} cells) of one width, got shape {tuple(rows.shape)}."
             )
         if rows.dtype != torch.float32 or rows.device.type != "cpu":
             raise ActivationError(
@@ -137,7 +146,7 @@ class Activations:
 
     def split(self, prompts: int) -> tuple[Activations, Activations | None]:
         """The first prompts and the rest, None if there is none; each counts as one concept."""
-        cut = prompts * self.settings.latents * self.settings.run_steps
+        cut = prompts * self.settings.per_prompt
 
         def part(names: tuple[str, ...], rows: slice) -> Activations:
             return Activations(
@@ -157,11 +166,19 @@ class Activations:
         return Activations(rows, tuple(self.prompts[i] for i in prompts), self.settings)
 
     def grid(self, layer: str) -> Tensor:
-        """The rows of one layer as (prompts, latents, run_steps, d)."""
+        """The rows of one layer as (prompts, latents, run_steps x cells^2, d)."""
         rows = self.rows[layer]
-        return rows.view(
-            len(self.prompts), self.settings.latents, self.settings.run_steps, rows.shape[1]
-        )
+        return rows.view(len(self.prompts), self.settings.latents, -1, rows.shape[1])
+
+    def pooled(self) -> Activations:
+        """The same averaged over the whole picture, as PURE's are."""
+        if self.settings.cells == 1:
+            return self
+        parts = self.settings.cells**2
+        rows = {
+            name: each.view(-1, parts, each.shape[1]).mean(1) for name, each in self.rows.items()
+        }
+        return replace(self, rows=rows, settings=replace(self.settings, cells=1))
 
     def concatenate(self, *others: Activations) -> Activations:
         """These prompts followed by the others', which are other concepts.
@@ -210,7 +227,8 @@ class ActivationCollector:
         self.prompts = tuple(prompts)
         self.settings = settings
         grid = (len(self.prompts), settings.latents, settings.run_steps)
-        self._rows = {layer: torch.zeros(*grid, d) for layer, d in layers.items()}
+        parts = settings.cells**2
+        self._rows = {layer: torch.zeros(*grid, parts, d) for layer, d in layers.items()}
         self._written = {layer: torch.zeros(grid, dtype=torch.bool) for layer in layers}
 
     def add(self, layer: str, prompt: int, latent: int, step: int, row: Tensor) -> None:
@@ -227,7 +245,7 @@ class ActivationCollector:
             step: Which of the run steps, from 0.
             prompt_index: (b,) integers, which prompt each row belongs to.
             latent_index: (b,) integers, which latent each row belongs to.
-            rows: (b, d), any floating type and device.
+            rows: (b, d), or (b, cells^2, d), any floating type and device.
 
         Raises:
             ActivationError: unknown layer, wrong shape, place outside the grid, or a place
@@ -238,7 +256,9 @@ class ActivationCollector:
                 f"Layer {layer} is not one of the {len(self._rows)} layers being captured."
             )
         grid, written = self._rows[layer], self._written[layer]
-        expected = (len(prompt_index), grid.shape[-1])
+        expected: tuple[int, ...] = (len(prompt_index), *grid.shape[-2:])
+        if self.settings.cells == 1:
+            rows, expected = rows.unsqueeze(1), (expected[0], 1, expected[2])
         if tuple(rows.shape) != expected or len(latent_index) != len(prompt_index):
             raise ActivationError(
                 f"Layer {layer}, step {step}: expected rows of shape {expected}, one per prompt "
@@ -280,5 +300,5 @@ class ActivationCollector:
                 "Something bypasses the model's cross-attention modules; remove model "
                 "compilation or block-skipping patches before capturing."
             )
-        rows = {layer: grid.flatten(0, 2) for layer, grid in self._rows.items()}
+        rows = {layer: grid.flatten(0, 3) for layer, grid in self._rows.items()}
         return Activations(rows, self.prompts, self.settings)

@@ -23,12 +23,13 @@ from .tensor_file import (
     save_tensors,
 )
 
-KIND = Kind("activations", "pure-activations", "1", ("1",), ActivationFileError)
+KIND = Kind("activations", "pure-activations", "2", ("1", "2"), ActivationFileError)
+"""Version 1 knew no cells: every row was averaged over the whole picture."""
 
 _ROWS = ".rows"
 
 TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("steps", "run_steps", "latents", "seed", "width", "height"), int),
+    **dict.fromkeys(("steps", "run_steps", "latents", "seed", "width", "height", "cells"), int),
     "cfg": (float, int),
     **dict.fromkeys(("sampler_name", "scheduler", "source_name", "source_fingerprint"), str),
     "source_sketch": dict,
@@ -81,6 +82,8 @@ def load_activations(path: str | os.PathLike[str]) -> Activations:
 def _settings(metadata: Mapping[str, str]) -> CaptureSettings:
     """The capture settings. ActivationError names the one that is not as expected."""
     found: dict[str, Any] = decoded("settings", dict, object, metadata, ActivationError)
+    if metadata["format_version"] == "1":
+        found.setdefault("cells", 1)
     names = [field.name for field in fields(CaptureSettings)]
     wrong = [name for name in names if not isinstance(found.get(name), TYPES[name])]
     if wrong or found.keys() != set(names):

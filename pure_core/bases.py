@@ -61,6 +61,8 @@ def fit_basis(rows: Tensor, energy: float) -> Basis:
     """
     check_energy("energy", energy)
     matrix = rows.to("cpu", torch.float64)
+    if not len(matrix):
+        return Basis(matrix.T, matrix.new_zeros(0), 0.0, energy)
     total = float(torch.linalg.vector_norm(matrix)) ** 2  # without a second matrix
     found = search_leading(matrix, energy * total) if energy < 1 else None
     values, vectors = found or decompose(matrix, energy * total if energy < 1 else None)

@@ -63,7 +63,8 @@ def combine(
     if mode not in MODES:
         raise EraserError(f"mode: expected one of {', '.join(MODES)}, got '{mode}'.")
     for other in erasers[1:]:
-        require_same_widths(erasers[0].widths, other.widths)
+        if erasers[0].side == other.side:
+            require_same_widths(erasers[0].widths, other.widths)
     if mode == "joint":
         # Sums are rounded in their order: sorted, so that not even a bit depends on it.
         ordered = sorted(erasers, key=lambda each: (each.provenance.forget, each.fingerprint))

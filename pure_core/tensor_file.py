@@ -66,12 +66,25 @@ def save_tensors(
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in metadata.items()
     }
-    content = save({name: each.contiguous() for name, each in tensors.items()}, metadata=texts)
+    content = save(_apart(tensors), metadata=texts)
     try:
         with atomic_file(path, overwrite) as file:
             file.write(content)
     except OSError as error:
         raise kind.error(f"'{path}' cannot be written: {error}.") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own, which the file format asks for."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, each in tensors.items():
+        found[name] = each.contiguous()
+        place = found[name].untyped_storage().data_ptr()
+        if place in seen:
+            found[name] = found[name].clone(memory_format=torch.contiguous_format)
+        seen.add(place)
+    return found
 
 
 def load_tensors(

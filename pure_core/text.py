@@ -106,6 +106,9 @@ class TextTask:
                 f"anchor: expected one prompt, or as many as there are to forget "
                 f"({len(self.forget.prompts)}), got {len(self.anchor.prompts)}."
             )
+        for prompt, end in zip(self.forget.prompts, self.forget.ends, strict=True):
+            if end == 1:
+                raise FitError(f"forget: '{prompt}' has no words that the text encoder reads.")
         others = [self.anchor, self.empty, *([self.retain] if self.retain else [])]
         if any(each.width != self.forget.width for each in others):
             raise FitError("All prompts have to be encoded by one text encoder.")

@@ -40,6 +40,9 @@ LATENT_PIXELS = 8
 MAX_ROWS = 64
 """Rows in one model call at most. More are not faster and make cancelling slow."""
 
+MOST_MEMORY = 2 << 30
+"""Bytes of rows that capturing anchors may take."""
+
 MEMORY_MARGIN = 1.5
 """ComfyUI's own safety factor on its memory estimate."""
 
@@ -91,9 +94,10 @@ def capture(
     sigmas = _sigmas(model, trajectory)
     batches = _batches(encoded, trajectory.latents, _rows_per_call(model, noise, trajectory.cfg))
     progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
+    grid = _Grid(trajectory.cells, tuple(noise.shape[-2:]))
     collector = ActivationCollector(widths(layers), prompts, settings)
     for batch in batches:
-        recorder = _Recorder(layers, sigmas[:-1].tolist(), len(batch))
+        recorder = _Recorder(layers, sigmas[:-1].tolist(), len(batch), grid)
         with _recording(recorder, model) as recorded:
             comfy.sample.sample_custom(
                 recorded,
@@ -117,22 +121,32 @@ def capture(
 
 def capture_anchors(
     model: ModelPatcher, clip: CLIP, prompts: Anchors, trajectory: Trajectory
-) -> tuple[Activations, Activations | None, Activations | None]:
-    """Capture all prompts of an erasure in one run: fewer model calls and one progress bar.
+) -> tuple[Activations, Activations | None]:
+    """Capture forget and retain prompts in one run: fewer model calls and one progress bar.
+
+    `trajectory.cells` is lowered where the rows would not fit into `MOST_MEMORY`.
 
     Returns:
-        The concepts' activations, the neighbours' and everything else's, None where there are no
-        prompts.
+        The concepts' activations, and the neighbours', None if there are none.
 
     Raises:
         As `capture` does.
     """
-    every = prompts.forget + prompts.retain + prompts.others
-    forget, rest = capture(model, clip, every, trajectory).split(len(prompts.forget))
-    retain, others = None, rest
-    if rest is not None and prompts.retain:
-        retain, others = rest.split(len(prompts.retain))
-    return replace(forget, concepts=tuple(map(len, prompts.concepts))), retain, others
+    every = prompts.forget + prompts.retain
+    cells = _affordable(model, len(every), trajectory)
+    together = capture(model, clip, every, trajectory._replace(cells=cells))
+    forget, retain = together.split(len(prompts.forget))
+    return replace(forget, concepts=tuple(map(len, prompts.concepts))), retain
+
+
+def _affordable(model: ModelPatcher, prompts: int, trajectory: Trajectory) -> int:
+    """The number of cells, halved until the rows of all layers fit into `MOST_MEMORY`."""
+    row = 4 * sum(widths(cross_attention_layers(model)).values())
+    rows = prompts * trajectory.latents * trajectory.run_steps
+    cells = trajectory.cells
+    while cells > 1 and rows * cells**2 * row > MOST_MEMORY:
+        cells //= 2
+    return cells
 
 
 def _check(prompts: Sequence[str], trajectory: Trajectory) -> None:
@@ -146,6 +160,8 @@ def _check(prompts: Sequence[str], trajectory: Trajectory) -> None:
             f"run_steps: expected 1 to steps ({trajectory.steps}), got {trajectory.run_steps}. "
             "Lower run_steps or raise steps."
         )
+    if trajectory.cells < 1:
+        raise CaptureError(f"cells: expected 1 or more, got {trajectory.cells}.")
     if trajectory.latents < 1:
         raise CaptureError(f"latents: expected 1 or more, got {trajectory.latents}.")
     for name in ("width", "height"):
@@ -245,6 +261,38 @@ def _sampler(
     return sampler
 
 
+class _Grid(NamedTuple):
+    """Over which parts of the picture activations are averaged."""
+
+    cells: int
+    """So many by so many."""
+
+    size: tuple[int, ...]
+    """Height and width of the latent."""
+
+    def pool(self, h: Tensor, layer: str) -> Tensor:
+        """(b, positions, d) -> (b, d) for the whole picture, else (b, cells^2, d); float32.
+
+        Raises:
+            CaptureError: the positions are not those of the latent, halved some times.
+        """
+        if self.cells == 1:
+            return h.mean(dim=1, dtype=torch.float32)
+        positions = h.shape[1]
+        height, width = self.size
+        while height * width > positions and max(height, width) > 1:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        if height * width != positions:
+            raise CaptureError(
+                f"cells: layer {layer} has {positions} positions, which are not those of the "
+                "picture made smaller: a patch upstream merges or splits them. Capture before it, "
+                "or set cells to 1."
+            )
+        picture = h.float().transpose(1, 2).unflatten(2, (height, width))
+        parts = torch.nn.functional.adaptive_avg_pool2d(picture, self.cells)
+        return parts.flatten(2).transpose(1, 2)
+
+
 class _Window(NamedTuple):
     """The rows of the model call under way that are to be recorded."""
 
@@ -265,8 +313,9 @@ class _Recorder:
     evaluation is what is recorded.
     """
 
-    def __init__(self, layers: list[Layer], sigmas: list[float], batch: int) -> None:
+    def __init__(self, layers: list[Layer], sigmas: list[float], batch: int, grid: _Grid) -> None:
         self.layers = layers
+        self._grid = grid
         self._sigmas = sigmas
         self._batch = batch
         self._pending = list(range(len(sigmas)))
@@ -310,10 +359,10 @@ class _Recorder:
                 "or the model makes videos, whose frames cannot be captured as prompts."
             )
         rows = h[window.start : window.start + window.rows]
-        self._rows[layer, window.step] = rows.mean(dim=1, dtype=torch.float32)
+        self._rows[layer, window.step] = self._grid.pool(rows, layer)
 
     def finish(self) -> dict[tuple[str, int], Tensor]:
-        """(layer, step) -> (rows, d) float32.
+        """(layer, step) -> (rows, d) or (rows, cells^2, d), float32.
 
         Raises:
             CaptureError: a layer or step is missing, or a number is not finite.

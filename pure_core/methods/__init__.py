@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,13 +11,13 @@ from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser
 from ..errors import FitError
 from ..progress import Progress, no_progress
-from . import guard, leace, pure, ridge
-from .guard import fit_guard
+from . import leace, mosaic, pure, ridge
 from .leace import fit_leace
+from .mosaic import fit_mosaic
 from .pure import fit_pure, join_pure
 from .ridge import fit_ridge, join_ridge
 
-__all__ = ["METHODS", "Join", "Method", "fit", "fit_guard", "fit_leace", "fit_pure", "fit_ridge"]
+__all__ = ["METHODS", "Join", "Method", "fit", "fit_leace", "fit_mosaic", "fit_pure", "fit_ridge"]
 
 Join = Callable[
     [Sequence[LayerEraser], Sequence[float], Tensor | None, Mapping[str, float | str]], LayerEraser
@@ -48,8 +48,9 @@ class Method(NamedTuple):
     needs_retain: bool = True
     """Whether it cannot be fitted without neighbours."""
 
-    needs_others: bool = False
-    """Whether it takes the activations of ordinary captions too."""
+    cells: int = 1
+    """With how many cells its activations are best captured; 1 for whole pictures, which is all
+    that it is given."""
 
 
 METHODS: dict[str, Method] = {
@@ -57,8 +58,8 @@ METHODS: dict[str, Method] = {
         fit_pure, pure.EDIT, ("forget_energy", "retain_energy"), join_pure, needs_retain=False
     ),
     "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot"), join_ridge, True),
-    "guard": Method(
-        fit_guard, guard.EDIT, ("keep", "damping", "overshoot", "guard"), needs_others=True
+    "mosaic": Method(
+        fit_mosaic, mosaic.EDIT, ("keep", "damping", "reach"), join_ridge, own_retain=True, cells=4
     ),
     "leace": Method(fit_leace, leace.EDIT, ("shrinkage",)),
 }
@@ -69,7 +70,6 @@ def fit(
     forget: Activations,
     retain: Activations | None,
     progress: Progress = no_progress,
-    others: Activations | None = None,
     **settings: float,
 ) -> Eraser:
     """Fit an eraser by a method's name; progress is told in layers.
@@ -87,7 +87,7 @@ def fit(
     if unknown:
         raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
     chosen = METHODS[method]
-    own: dict[str, Any] = {name: settings[name] for name in chosen.settings if name in settings}
-    if chosen.needs_others:
-        own["others"] = others
+    own = {name: settings[name] for name in chosen.settings if name in settings}
+    if chosen.cells == 1:
+        forget, retain = forget.pooled(), retain and retain.pooled()
     return chosen.fit(forget, retain, **own, progress=progress)

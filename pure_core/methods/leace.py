@@ -87,4 +87,6 @@ def leace_factors(
     level = spread.diagonal().mean().clamp(min=1e-30)
     eye = torch.eye(rows.shape[1], dtype=rows.dtype)
     solved = torch.linalg.solve((1 - shrinkage) * spread + shrinkage * level * eye, together)
-    return together, torch.linalg.pinv(together.T @ solved) @ solved.T
+    explained = together.T @ solved
+    noise = 1e-12 * float(labels.var(dim=0).max())  # of labels that no row tells apart
+    return together, torch.linalg.pinv(explained, atol=noise, hermitian=True) @ solved.T

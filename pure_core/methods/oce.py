@@ -13,7 +13,9 @@ their settings differ a lot between tasks), g = l.
 As in the authors' code: values only, and where det R < 0 the last column is negated. Differences:
 their ordinary prompts are 30 000 captions of photographs, here the retain prompts, with start and
 end tokens; G* is a basis of the anchors' numerical rank, because repeated anchors would give
-arbitrary directions. R - I is dense in principle; it is kept at its numerical rank.
+arbitrary directions; and where a layer is wider than the text, R turns only the span of its
+values, because M says nothing about the rest. R - I is dense in that span and kept at its numerical
+rank.
 """
 
 from __future__ import annotations
@@ -94,15 +96,18 @@ def oce_rotation(
         kept: Those of the retained prompts (m, d).
         ordinary: C_g (D, D).
     """
-    concept, there = (_projection(each) for each in (forget, anchor))
-    eye = torch.eye(len(weight), dtype=weight.dtype)
-    moment = weight @ (ordinary + torch.eye(len(ordinary), dtype=weight.dtype)) @ weight.T
+    frame = fit_basis(weight.T, 1.0).vectors  # nothing happens outside the values' span
+    if frame.shape[1] == len(weight):
+        frame = torch.eye(len(weight), dtype=weight.dtype)
+    inner, eye = frame.T @ weight, torch.eye(frame.shape[1], dtype=weight.dtype)
+    concept, there, kept = (_projection(forget @ frame), _projection(anchor @ frame), kept @ frame)
+    moment = inner @ (ordinary + torch.eye(len(ordinary), dtype=weight.dtype)) @ inner.T
     objective = moment + preserve * kept.T @ kept - rotation * concept @ (eye - there)
     left, _, right = torch.linalg.svd(objective)
     turned: Tensor = left @ right
     if torch.linalg.det(turned) < 0:
         turned[:, -1] = -turned[:, -1]
-    return turned
+    return torch.eye(len(weight), dtype=weight.dtype) + frame @ (turned - eye) @ frame.T
 
 
 def _projection(values: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..eraser import Edit, Eraser, LayerEraser
+from ..errors import FitError
 from ..progress import Progress, no_progress
 from ..text import TextTask
 from ..thin import thin_product
@@ -57,12 +58,14 @@ def fit_rece(
     """
     check_weights(erase, preserve, ridge, tokens)
     check_number("rounds", rounds, least=0)
+    if rounds != int(rounds):
+        raise FitError(f"rounds has to be a whole number, got {rounds}.")
     check_number("recovery", recovery, above=0)
     forget, target, kept = uce_rows(task, tokens)
     moment = weight_moment(task, progress)
     weights = {"erase": erase, "preserve": preserve, "ridge": ridge}
     edit = _text(*uce_factors(forget, target, kept, **weights))
-    for _ in range(rounds):
+    for _ in range(int(rounds)):
         found = recovered(forget, edit.P, moment, recovery)
         again = _text(*uce_factors(found, target, kept, **weights))
         edit = edit.then(again)

@@ -105,8 +105,6 @@ def ridge_factors(
     retain: Tensor,
     keep: float,
     damping: float,
-    *,
-    others: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Thin factors of the ridge solution: E = I - L R, L (d, r), R (r, d).
 
@@ -116,12 +114,10 @@ def ridge_factors(
         forget: H_F of shape (n_F, d), float64.
         targets: T_F of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
-        others: Y (m, d), more that holds E back: Y^T Y is added to A.
     """
     kept, floor = kept_rows(retain, keep, damping)
     n = len(forget)
-    held = [forget / n**0.5, kept] if others is None else [forget / n**0.5, kept, others]
-    solved = solve_rows(torch.cat(held), floor, n) / n**0.5
+    solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
     return thin_product((forget - targets).T, solved)
 
 

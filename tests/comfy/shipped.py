@@ -22,10 +22,10 @@ from comfyui_pure.nodes.host.capture import capture_anchors
 from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
 from comfyui_pure.nodes.host.text import text_task
-from comfyui_pure.nodes.prompts import ORDINARY, Anchors, anchors
+from comfyui_pure.nodes.prompts import Anchors, anchors
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.eraser import Eraser
-from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.methods import METHODS, fit
 from comfyui_pure.pure_core.text import TextTask
 
 import nodes
@@ -42,7 +42,6 @@ class Captured(NamedTuple):
 
     forget: Activations
     retain: Activations
-    others: Activations
 
 
 class Shipped:
@@ -87,12 +86,12 @@ class Shipped:
         latents = self.latents(texts, model, seed)
         return self.vae.decode(latents).permute(0, 3, 1, 2).float().clamp(0, 1).cpu()
 
-    def capture(self, trial: Trial) -> Captured:
+    def capture(self, trial: Trial, cells: int = METHODS[METHOD].cells) -> Captured:
         """Activations for a trial's concept, as `PURE_EraseConcept` takes them."""
-        captured = capture_anchors(self.model, self.clip, anchors_of(trial), TRAJECTORY)
-        forget, retain, others = captured
-        assert retain is not None and others is not None
-        return Captured(forget, retain, others)
+        trajectory = TRAJECTORY._replace(cells=cells)
+        forget, retain = capture_anchors(self.model, self.clip, anchors_of(trial), trajectory)
+        assert retain is not None
+        return Captured(forget, retain)
 
     def text_task(self, trial: Trial) -> TextTask:
         """What `PURE_FitText` fits on for the trial's concept."""
@@ -103,8 +102,7 @@ class Shipped:
 
     def erase(self, trial: Trial) -> tuple[Any, Eraser]:
         """The model without the trial's concept, by the nodes' default method and settings."""
-        forget, retain, others = self.capture(trial)
-        eraser = fit(METHOD, forget, retain, others=others, **Fitting()._asdict())
+        eraser = fit(METHOD, *self.capture(trial), **Fitting()._asdict())
         return patch(self.model, eraser, STRENGTH, AS_FITTED), eraser
 
     @contextmanager
@@ -117,8 +115,7 @@ class Shipped:
 def anchors_of(trial: Trial) -> Anchors:
     """The prompts that `PURE_EraseConcept` writes for the trial's concept."""
     neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
-    prompts = anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
-    return prompts._replace(others=ORDINARY)
+    return anchors(name_of(trial.kind, trial.concept), trial.kind, neighbours)
 
 
 def fallbacks_of(trial: Trial) -> tuple[str, ...]:

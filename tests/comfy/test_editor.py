@@ -58,6 +58,7 @@ NODES = (
     "PURE_Concept",
     "PURE_Capture",
     "PURE_Fit",
+    "PURE_FitText",
     "PURE_Patch",
     "PURE_CombineErasers",
     "PURE_ConcatenateActivations",

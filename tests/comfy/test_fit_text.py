@@ -147,11 +147,11 @@ def test_the_anchor_decides_what_the_concept_becomes(loaded: Loaded) -> None:
 
 
 def test_the_end_of_a_prompt_is_found(loaded: Loaded) -> None:
-    prompts = ["ball", "a photo of a ball", ""]
-    task = text_task(loaded.model, loaded.clip, [prompts], [], [])
-    assert task.forget.ends == (2, 6, 1)
+    task = text_task(loaded.model, loaded.clip, [["ball", "a photo of a ball"]], [], [])
+    assert task.forget.ends == (2, 6)
+    assert task.empty.ends == (1,)
     assert task.retain is None
-    assert task.anchor.prompts == ("", "", "")
+    assert task.anchor.prompts == ("", "")
 
 
 @pytest.mark.parametrize(

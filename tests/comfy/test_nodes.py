@@ -41,8 +41,15 @@ TABLE = {
         [("activations", "PURE_ACTIVATIONS")],
     ),
     "PURE_Fit": (
-        ["forget", "retain", "method", *Fitting._fields],
+        [
+            *("forget", "retain", "method"),
+            *("forget_energy", "retain_energy", "keep", "damping", "overshoot"),
+        ],
         [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
+    ),
+    "PURE_FitText": (
+        ["clip", "model", "forget", "retain", "method", "anchor"],
+        [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_Patch": (
         ["model", "eraser", "strength", "edit"],
@@ -87,7 +94,11 @@ TABLE = {
 """Node id -> its first inputs and its outputs: saved workflows rely on them."""
 
 LATER = {
-    "PURE_Fit": ["max_rank"],
+    "PURE_Fit": ["max_rank", "shrinkage", "reach"],
+    "PURE_FitText": [
+        *("erase", "preserve", "ridge", "tokens", "alpha", "rounds", "recovery", "threshold"),
+        *("regularisation", "rotation", "max_rank"),
+    ],
     "PURE_Patch": ["layers", "contribution"],
     "PURE_CombineErasers": ["max_rank"],
     "PURE_SaveEraser": ["joinable"],

@@ -8,13 +8,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
-from pure_core.eraser import Eraser, LayerEraser, Provenance
+from pure_core.eraser import Eraser, LayerEraser, Provenance, Side
 from pure_core.export import Source, Step, UNetKeys
 from pure_core.safetensors_file import SafetensorsFile
 from pure_core.sketch import sketch
 
 
-def make_eraser(path: Path, seed: int = 0, edit: str = "keys and values") -> Eraser:
+def make_eraser(
+    path: Path, seed: int = 0, edit: str = "keys and values", side: Side = "activations"
+) -> Eraser:
     """Random factors of ranks 2 to 4; the eraser says it was fitted on that file."""
     shapes = {name: entry.shape for name, entry in SafetensorsFile.open(path).entries.items()}
     keys = UNetKeys.find(shapes, path.name)
@@ -25,8 +27,9 @@ def make_eraser(path: Path, seed: int = 0, edit: str = "keys and values") -> Era
             name: LayerEraser(
                 torch.randn(d, 2 + index % 3, generator=random) / d**0.5,
                 torch.randn(2 + index % 3, d, generator=random) / d**0.5,
+                side=side,
             )
-            for index, (name, d) in enumerate(keys.widths().items())
+            for index, (name, d) in enumerate(keys.widths(side).items())
         },
         Provenance(
             method="random",
@@ -57,7 +60,10 @@ def expected(path: Path, steps: list[Step]) -> dict[str, torch.Tensor]:
                 factors = step.eraser.layers[layer]
                 if projection in step.projections:
                     change = factors.proj_left.double() @ factors.proj_right.double()
-                    weight = weight - step.strength * change @ weight
+                    if factors.side == "text":
+                        weight = weight - step.strength * weight @ change
+                    else:
+                        weight = weight - step.strength * change @ weight
             weights[key] = weight
     return weights
 

@@ -17,7 +17,9 @@ from pure_core.eraser import Eraser, LayerEraser, product
 from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import ActivationError, EraserError
 from pure_core.methods import fit
+from pure_core.methods.by_text import fit_text
 from pure_core.selection import select
+from tests.core.texts import LAYERS, WIDTH, text_model, text_task
 
 MIDDLE = "middle_block.1.transformer_blocks.0.attn2"
 SETTINGS = {"pure": {"forget_energy": 0.99, "retain_energy": 0.7}, "ridge": {"keep": 2.0}}
@@ -289,7 +291,11 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make
         ([pure[0], ridge[1]], retain, "method pure / ridge"),
         ([ridge[0], ridge[1].limited(1)], retain, "because max_rank was applied"),
         ([ridge[0], ridge[1].strength(0.5)], retain, "because strength was applied"),
-        ([combine(ridge[:2], "in sequence"), ridge[2]], retain, "its method is ridge, in sequence"),
+        (
+            [combine(ridge[:2], "in sequence"), ridge[2]],
+            retain,
+            "the method ridge, in sequence has no joint",
+        ),
         ([pure[0], moved], retain, "model abc / other"),
         ([pure[0], old], retain, "because it does not hold the rows .*saved by this version"),
         ([old, old], None, "because it does not hold the rows"),
@@ -305,6 +311,77 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make
         combine([pure[0], ridge[0]], "in sequence")
     with pytest.raises(EraserError, match="mode: expected one of joint, in sequence, got 'sum'"):
         combine(pure, "sum")
+
+
+@pytest.fixture
+def text_erasers() -> list[Eraser]:
+    """Two that edit all layers alike and one of more concepts."""
+    tasks = [text_task(), text_task(("one tall tower",)), text_task(("blue birds", "a lake"))]
+    methods = ("uce", "cure", "double projections")
+    return [fit_text(method, task) for method, task in zip(methods, tasks, strict=True)]
+
+
+def test_on_the_side_of_the_text_in_sequence_is_the_product_in_order(text_erasers):
+    whole = combine(text_erasers, "in sequence")
+    weight = text_task().model.weight_of(MIDDLE, "to_v")
+    one_by_one = weight
+    for each in text_erasers:
+        one_by_one = each.layers[MIDDLE].edit_weight(one_by_one)
+    assert torch.allclose(whole.layers[MIDDLE].edit_weight(weight), one_by_one, atol=2e-6)
+    turned = combine(text_erasers[::-1], "in sequence")
+    assert not torch.allclose(turned.layers[MIDDLE].edit_weight(weight), one_by_one, atol=1e-3)
+    made = whole.provenance
+    assert whole.side == "text" and made.groups == (3, 1, 2)
+    assert made.method == "uce then cure then double projections, in sequence"
+    assert (made.settings["ridge 1"], made.settings["alpha 2"]) == (0.5, 2.0)
+
+
+def test_a_product_of_layers_that_are_held_once_is_held_once(text_erasers, tmp_path):
+    whole = combine(text_erasers, "in sequence")
+    assert len({id(layer) for layer in whole.layers.values()}) == 1
+    path = tmp_path / "whole.safetensors"
+    save_eraser(whole, path)
+    assert load_eraser(path).fingerprint == whole.fingerprint
+
+
+def test_the_rows_of_a_product_of_text_erasers_are_all_their_forget_tokens(text_erasers):
+    rows = combine(text_erasers, "in sequence").layers[MIDDLE].rows
+    moments = [each.layers[MIDDLE].rows.T @ each.layers[MIDDLE].rows for each in text_erasers]
+    expected = (3 * moments[0] + 1 * moments[1] + 2 * moments[2]) / 6
+    assert torch.allclose(rows.T @ rows, expected, atol=1e-5)
+
+
+def test_a_product_of_different_layers_is_another_for_each():
+    speed = [fit_text("speed", text_task(prompts)) for prompts in (("a cat",), ("a lake",))]
+    whole = combine(speed, "in sequence")
+    for name, layer in whole.layers.items():
+        first, second = (each.layers[name].P for each in speed)
+        assert torch.allclose(layer.P, first @ second, atol=2e-6)
+    prints = {layer.P.numpy().tobytes() for layer in whole.layers.values()}
+    assert len(prints) == len(whole.layers)
+
+
+def test_what_the_methods_of_the_text_cannot_do_is_refused(text_erasers, concepts, retain):
+    leace = [fit("leace", each, retain) for each in concepts[:2]]
+    turned = fit_text("oce", text_task())
+    same_widths = text_task(model=text_model(dict.fromkeys(LAYERS, WIDTH)))
+    speed, oce = (fit_text(method, same_widths) for method in ("speed", "oce"))
+    with pytest.raises(EraserError, match="method leace has no joint form"):
+        combine(leace, "joint", retain)
+    for method, erasers in {"uce": text_erasers[:2], "oce": [turned, turned]}.items():
+        with pytest.raises(EraserError, match=f"method {method} has no joint form.*in sequence"):
+            combine(erasers, "joint")
+    with pytest.raises(EraserError, match="keys and values and others values: they are not one"):
+        combine([speed, text_erasers[0]], "in sequence")
+    with pytest.raises(EraserError, match="activations and others text: they are not one"):
+        combine([speed, oce], "in sequence")
+
+
+def test_sides_of_different_width_are_refused_for_their_side():
+    """In every real model the widths of activations and text differ."""
+    speed, oce = (fit_text(method, text_task()) for method in ("speed", "oce"))
+    with pytest.raises(EraserError, match="activations and others text: they are not one"):
+        combine([speed, oce], "in sequence")
 
 
 def test_without_neighbours_pure_joins_what_it_has(concepts):

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pure_core.eraser import Eraser, LayerEraser, Provenance
+from pure_core.eraser import SIDES, Eraser, LayerEraser, Provenance, Side
 from pure_core.errors import EraserError
 
 
-def layer_eraser(d: int, r: int, seed: int = 0) -> LayerEraser:
+def layer_eraser(d: int, r: int, seed: int = 0, side: Side = "activations") -> LayerEraser:
     random = torch.Generator().manual_seed(seed)
     left = torch.randn(d, r, dtype=torch.float64, generator=random)
-    return LayerEraser(left, torch.randn(r, d, dtype=torch.float64, generator=random) / d)
+    right = torch.randn(r, d, dtype=torch.float64, generator=random) / d
+    return LayerEraser(left, right, side=side)
 
 
 def provenance(edit: str = "values", method: str = "ridge") -> Provenance:
@@ -136,6 +137,84 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_layers():
 def test_moving_changes_the_type_of_every_factor():
     for layer in eraser().to(torch.float32).layers.values():
         assert layer.proj_left.dtype == layer.proj_right.dtype == torch.float32
+
+
+def test_on_the_side_of_the_text_keys_and_values_read_erased_vectors():
+    layer, w = layer_eraser(12, 3, side="text"), weight(5, 12)
+    text = torch.randn(2, 4, 12, dtype=torch.float64)
+    assert torch.allclose(layer.edit_weight(w), w @ layer.P)
+    assert torch.allclose(text @ layer.edit_weight(w).T, layer(text) @ w.T)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3, -1.0])
+def test_the_text_s_edit_is_a_lora_linear_in_strength(strength):
+    layer, w = layer_eraser(12, 3, side="text"), weight(5, 12)
+    change = layer.edit_weight(w, strength) - w
+    up, down = layer.change(w)
+    assert up.shape == (5, 3) and down.shape == (3, 12)
+    assert torch.allclose(change, strength * up @ down)
+    assert torch.allclose(layer.scaled(strength).edit_weight(w), w + change)
+    assert layer.edit_weight(w, 0.0) is w
+    assert torch.equal(layer.scaled(0.0).edit_weight(w), w)
+
+
+@pytest.mark.parametrize("ranks", [(2, 3), (8, 7)], ids=["thin", "more than the width"])
+@pytest.mark.parametrize("side", SIDES)
+def test_then_edits_the_weight_once_more(side, ranks):
+    first, second = (layer_eraser(12, r, seed=r, side=side) for r in ranks)
+    w = weight(5, 12) if side == "text" else weight(12)
+    both = first.then(second)
+    assert torch.allclose(both.edit_weight(w), second.edit_weight(first.edit_weight(w)))
+    assert not torch.allclose(both.edit_weight(w), first.edit_weight(second.edit_weight(w)))
+    assert both.rank <= 12 and both.side == side
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_limited_eraser_keeps_its_side_and_the_strongest_changes_of_its_rows(side):
+    layer = layer_eraser(12, 5, side=side)
+    rows = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    layer = LayerEraser(layer.proj_left, layer.proj_right, rows, side)
+    limited = layer.limited(2)
+    assert (limited.side, limited.rank) == (side, 2)
+    missing = (layer(rows) - limited(rows)).norm()
+    best = torch.linalg.svdvals(rows - layer(rows))[2:].norm()  # Eckart and Young
+    assert missing == pytest.approx(float(best))
+
+
+def test_scaling_moving_and_dropping_rows_keep_the_side():
+    layer = layer_eraser(12, 3, side="text")
+    parts = [layer.scaled(0.5), layer.scaled(0), layer.to(torch.float32)]
+    assert {each.side for each in parts} == {"text"}
+    text = Eraser({"a": layer, "b": layer}, provenance())
+    wholes = [text, text.strength(0.5), text.limited(1), text.without_rows(), text.to(torch.half)]
+    assert {each.side for each in wholes} == {"text"}
+    assert eraser().side == "activations"
+
+
+def test_a_layer_that_is_held_once_stays_so():
+    layer = layer_eraser(12, 3, side="text")
+    text = Eraser({"a": layer, "b": layer, "c": layer_eraser(12, 3, 1, "text")}, provenance())
+    for each in (text.strength(0.5), text.limited(1), text.without_rows(), text.to(torch.half)):
+        assert each.layers["a"] is each.layers["b"] is not each.layers["c"]
+
+
+def test_the_fingerprint_knows_the_side():
+    sides = [
+        Eraser({"a": layer_eraser(12, 3, side=side)}, provenance()).fingerprint for side in SIDES
+    ]
+    assert sides[0] != sides[1]
+
+
+def test_sides_do_not_mix():
+    text = layer_eraser(12, 3, side="text")
+    with pytest.raises(EraserError, match="sides differ"):
+        text.then(layer_eraser(12, 3))
+    with pytest.raises(EraserError, match="Widths or sides differ: 12 and 11"):
+        text.then(layer_eraser(11, 3, side="text"))
+    with pytest.raises(EraserError, match="meant for text and others are not"):
+        Eraser({"a": text, "b": layer_eraser(12, 3)}, provenance())
+    with pytest.raises(EraserError, match=r"width 12, the weight has shape \(12, 5\)"):
+        text.edit_weight(weight(12))
 
 
 def test_what_does_not_fit_is_refused():

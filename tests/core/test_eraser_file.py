@@ -14,7 +14,10 @@ from pure_core.eraser import Eraser
 from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import EraserFileError
 from pure_core.methods import fit
+from pure_core.methods.by_text import TEXT_METHODS, fit_text
+from pure_core.selection import select
 from tests.core.models import contents
+from tests.core.texts import text_task
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "eraser.safetensors"
 
 
-@pytest.mark.parametrize("method", ["pure", "ridge"])
+@pytest.mark.parametrize("method", ["pure", "ridge", "leace"])
 def test_round_trip(make_activations, path, method):
     eraser = fit(method, make_activations(seed=1), make_activations(seed=2))
     save_eraser(eraser, path)
@@ -69,6 +72,90 @@ def test_a_file_of_version_1_is_still_read(eraser, path):
     assert all(layer.rows is None for layer in loaded.layers.values())
 
 
+def test_a_file_of_version_2_is_still_read(eraser, path):
+    """It says no side and no shared layers, but everything else."""
+    save_eraser(eraser, path)
+    tensors, metadata = contents(path)
+    for name in ("side", "shared"):
+        del metadata[name]
+    save_file(tensors, path, metadata=metadata | {"format_version": "2"})
+    loaded = load_eraser(path)
+    assert loaded.side == "activations"
+    assert loaded.provenance == eraser.provenance
+    assert loaded.fingerprint == eraser.fingerprint
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(EraserFileError, match=r"entries \['side', 'shared'\], which are missing"):
+        load_eraser(path)
+
+
+@pytest.mark.parametrize("method", TEXT_METHODS)
+def test_round_trip_of_text_methods(path, method):
+    eraser = fit_text(method, text_task())
+    save_eraser(eraser, path)
+    loaded = load_eraser(path)
+    assert (loaded.side, loaded.widths) == (eraser.side, eraser.widths)
+    assert loaded.provenance == eraser.provenance
+    assert loaded.fingerprint == eraser.fingerprint
+    for name, layer in eraser.layers.items():
+        assert torch.equal(loaded.layers[name].rows, layer.rows)
+
+
+def test_a_layer_that_all_share_is_written_and_read_once(path):
+    eraser = fit_text("uce", text_task())
+    save_eraser(eraser, path)
+    first, *others = eraser.layers
+    tensors, metadata = contents(path)
+    assert tensors.keys() == {f"{first}.{part}" for part in ("proj_left", "proj_right", "rows")}
+    assert json.loads(metadata["shared"]) == dict.fromkeys(others, first)
+    assert metadata["side"] == "text"
+    loaded = load_eraser(path)
+    assert list(loaded.layers) == list(eraser.layers)
+    assert len({id(layer) for layer in loaded.layers.values()}) == 1
+
+
+@pytest.mark.parametrize("method", ["uce", "speed"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda eraser: eraser.strength(0.5),
+        lambda eraser: eraser.limited(1),
+        lambda eraser: select(eraser, "middle"),
+    ],
+    ids=["strength", "max_rank", "layers"],
+)
+def test_changed_text_erasers_can_be_saved(path, method, change):
+    eraser = change(fit_text(method, text_task()))
+    save_eraser(eraser, path)
+    assert load_eraser(path).fingerprint == eraser.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, a, b: {"side": "image"}, "side: expected one of activations, text, got 'image'"),
+        (lambda m, a, b: {"shared": "[]"}, "'shared'"),
+        (lambda m, a, b: {"shared": json.dumps({b: 1})}, "'shared'"),
+        (lambda m, a, b: {"shared": "{}"}, "missing or foreign"),
+        (lambda m, a, b: {"shared": json.dumps({b: "x"})}, "names layers that are not there"),
+        (lambda m, a, b: {"shared": json.dumps({b: a, "x": a})}, "names layers that are not"),
+        (lambda m, a, b: {"shared": json.dumps({b: b})}, "that share others' tensors"),
+        (lambda m, a, b: {"shared": json.dumps({b: a, a: b})}, "that share others' tensors"),
+        (
+            lambda m, a, b: {"architecture": json.dumps(json.loads(m["architecture"]) | {b: 21})},
+            "expected width 21, got 20",
+        ),
+    ],
+)
+def test_a_bad_side_and_bad_sharing_are_refused(path, change, message):
+    eraser = fit_text("uce", text_task())
+    save_eraser(eraser, path)
+    tensors, metadata = contents(path)
+    first, second, *_ = eraser.layers
+    save_file(tensors, path, metadata=metadata | change(metadata, first, second))
+    with pytest.raises(EraserFileError, match=message):
+        load_eraser(path)
+
+
 def test_an_eraser_without_rows_is_smaller_and_survives(eraser, path, tmp_path):
     whole = tmp_path / "whole.safetensors"
     save_eraser(eraser, whole)
@@ -99,9 +186,10 @@ def test_the_format_is_the_documented_one(eraser, path):
     assert tensors[f"{layer}.proj_right"].shape == (rank, width)
     assert tensors[f"{layer}.rows"].shape == eraser.layers[layer].rows.shape
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "2")
+    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "3")
     assert json.loads(metadata["architecture"]) == eraser.widths
     assert json.loads(metadata["retain"]) == list(eraser.provenance.retain)
+    assert (metadata["side"], json.loads(metadata["shared"])) == ("activations", {})
 
 
 def test_nothing_is_overwritten_unasked(eraser, path):
@@ -182,7 +270,7 @@ def without(metadata: dict[str, str], name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m | {"format_version": "3"}, "version 3. Update"),
+        (lambda m: m | {"format_version": "4"}, "version 4. Update"),
         (lambda m: without(m, "format_version"), "version none"),
         (lambda m: without(m, "retain"), "'retain'.*missing"),
         (lambda m: m | {"forget": '"a cat"'}, "'forget'"),

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from pure_core.combine import combine
-from pure_core.eraser import Eraser
+from pure_core.eraser import Eraser, LayerEraser
 from pure_core.errors import EraserError, ModelFileError, PureError
 from pure_core.export import (
     Source,
@@ -40,12 +40,27 @@ CASES = {
     "one": [(0, "keys and values", 1.0)],
     "values": [(0, "values", 0.5)],
     "two of different kind": [(0, "values", 1.0), (1, "keys and values", -0.3)],
+    "text": [(0, "keys and values", 0.5, "text")],
+    "two texts": [(0, "values", 1.0, "text"), (1, "keys and values", -0.3, "text")],
+    "both sides": [
+        (0, "values", 1.0),
+        (1, "keys and values", 0.7, "text"),
+        (2, "values", -0.3),
+        (3, "keys", 1.0, "text"),
+    ],
 }
+
+
+def steps_of(source: Path, case: str) -> list[Step]:
+    return [
+        Step(make_eraser(source, seed, edit, *side), strength)
+        for seed, edit, strength, *side in CASES[case]
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_checkpoint_has_the_edited_weights_and_nothing_else_changed(source, tmp_path, case):
-    steps = [Step(make_eraser(source, seed, edit), s) for seed, edit, s in CASES[case]]
+    steps = steps_of(source, case)
     target = tmp_path / "erased.safetensors"
     export_checkpoint(source, target, steps)
     before, after, wanted = load_file(source), load_file(target), expected(source, steps)
@@ -93,7 +108,7 @@ def test_the_file_says_how_it_was_made_and_a_second_erasure_adds_to_it(source, e
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_lora_is_the_whole_change(source, tmp_path, case):
-    steps = [Step(make_eraser(source, seed, edit), s) for seed, edit, s in CASES[case]]
+    steps = steps_of(source, case)
     opened = Source.open(source, steps)
     tensors = lora_tensors(opened.keys, steps, opened.weight)
     target = tmp_path / "lora.safetensors"
@@ -124,6 +139,41 @@ def test_a_float16_lora_is_balanced_and_rounds_the_change_alone(source, eraser):
         assert relative_error(change, wanted - before[key].double()) < 1e-3
         sizes = down.norm(dim=1) / up.norm(dim=0)
         assert sizes.min() > 0.4 and sizes.max() < 5
+
+
+def test_a_lora_of_both_sides_does_not_depend_on_which_came_first(source):
+    steps = steps_of(source, "both sides")
+    opened = Source.open(source, steps)
+    one = lora_tensors(opened.keys, steps, opened.weight)
+    turned = [steps[index] for index in (1, 0, 3, 2)]  # each side in its own order
+    other = lora_tensors(opened.keys, turned, opened.weight)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_widths_are_those_of_the_side(source, eraser):
+    keys = Source.open(source, [Step(eraser)]).keys
+    assert set(keys.widths("text").values()) == {24}
+    assert set(keys.widths().values()) == {64, 128}
+    assert keys.widths().keys() == keys.widths("text").keys() == eraser.layers.keys()
+
+
+def test_a_text_eraser_of_another_encoder_is_refused(source, tmp_path):
+    text = make_eraser(source, side="text")
+    wider = Eraser(
+        {
+            name: LayerEraser(torch.zeros(25, 1), torch.zeros(1, 25), side="text")
+            for name in text.layers
+        },
+        text.provenance,
+    )
+    target = tmp_path / "erased.safetensors"
+    with pytest.raises(EraserError, match=r"architecture than 'unet.*width 25 against 24"):
+        export_checkpoint(source, target, [Step(wider)])
+    opened = Source.open(source, [Step(text)])
+    with pytest.raises(EraserError, match="width 25 against 24"):
+        lora_tensors(opened.keys, [Step(wider)], opened.weight)
+    assert not target.exists()
 
 
 def test_a_diffusers_folder_is_the_same_unet(unet, source, eraser, tmp_path):

@@ -128,7 +128,10 @@ def test_rows_of_other_layers_are_refused(make_activations, method):
 
 def test_fit_goes_by_name_and_takes_the_settings_of_all_methods(make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
-    everything = dict(forget_energy=0.9, retain_energy=0.5, keep=3.0, damping=0.1, overshoot=1.2)
+    everything = dict(
+        **dict(forget_energy=0.9, retain_energy=0.5, keep=3.0, damping=0.1, overshoot=1.2),
+        **dict(reach=1.1, shrinkage=0.2),
+    )
     for method in METHODS:
         eraser = fit(method, forget, retain, **everything)
         names = METHODS[method].settings

@@ -30,7 +30,7 @@ def random(*shape: int, seed: int) -> Tensor:
 def encoded(*prompts: str, concepts: tuple[int, ...] = ()) -> TextVectors:
     """As a causal text encoder gives them: the same start for all, words that know those before
     them, an end and padding that know all words, and a mean that all share."""
-    mean, start = random(WIDTH, seed=0), 3 * random(WIDTH, seed=1)
+    mean, start = random(WIDTH, seed=0), random(WIDTH, seed=1)
     padding = 0.3 * random(LENGTH, WIDTH, seed=2)
     vectors, ends = [], []
     for prompt in prompts:

@@ -6,6 +6,7 @@ ComfyUI on the wide checkpoint.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,14 +126,16 @@ def pictures(
 
 
 @contextmanager
-def recording(model: NarrowModel) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the inputs of every cross-attention's `to_out`, averaged over positions."""
+def recording(model: NarrowModel, cells: int = 1) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect the inputs of every `to_out` of cross-attention by cells, (b, cells^2, d)."""
     found: dict[str, list[Tensor]] = {name: [] for name in model.cross_attention()}
     hooks = []
     for name, layer in model.cross_attention().items():
 
         def keep(_: nn.Module, args: tuple[Tensor], own: list[Tensor] = found[name]) -> None:
-            own.append(args[0].mean(1))
+            side = math.isqrt(args[0].shape[1])
+            picture = args[0].transpose(1, 2).unflatten(2, (side, side))
+            own.append(nn.functional.adaptive_avg_pool2d(picture, cells).flatten(2).transpose(1, 2))
 
         hooks.append(layer.to_out.register_forward_pre_hook(keep))
     try:

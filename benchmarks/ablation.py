@@ -1,0 +1,247 @@
+"""What each setting does, one at a time, on the development concepts: numbers and a picture.
+
+    python3 dev.py run benchmarks/ablation.py
+
+On the small model's narrow form. Every point erases the same development concepts of all kinds by
+the defaults but for one setting; results are kept as they come (`ablation.csv`), so an interrupted
+run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from tests.comfy import inprocess
+
+inprocess.enter()
+
+from comfyui_pure.nodes.defaults import METHOD, Fitting, Trajectory
+from comfyui_pure.nodes.prompts import TEMPLATES
+from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.eraser import EDITS, Eraser
+from comfyui_pure.pure_core.methods import METHODS, fit
+from comfyui_pure.pure_core.report.canvas import Canvas
+from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED, RETAIN
+
+from benchmarks.narrow import Narrow
+from tests.comfy.shipped import TRAJECTORY
+from tests.world.measure import Rate, Scores, Trial
+from tests.world.prompts import name_of, others
+from tests.world.vocabulary import DEVELOPMENT
+
+ROOT = Path(__file__).resolve().parent.parent
+MORE = (
+    "a nice photo of {}",
+    "a good picture of {}",
+    "a close-up of {}",
+    "an image showing {}",
+    "look at {}",
+    "imagine {}",
+)
+"""Phrasings beyond the six that the nodes write."""
+
+FIELDS = (*("axis", "value", "method"), *(f"{n}_{p}" for n in Scores._fields for p in "hn"))
+COLOURS = {"by name": FORGET, "by description": GAP, "neighbours": RETAIN, "everything else": INK}
+
+
+class Point(NamedTuple):
+    """One setting that is not at its default."""
+
+    axis: str
+    value: str
+    method: str = METHOD
+    trajectory: Trajectory = TRAJECTORY
+    settings: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    steps: tuple[int, int] | None = None
+    """Of the captured steps, the first and the one behind the last that are used."""
+
+    cells: int = 0
+    """0 for the method's own."""
+
+    phrasings: int = 6
+    neighbours: int = 9
+    edit: str = ""
+    strength: float = 1.0
+
+
+def points() -> Iterator[Point]:
+    """Every setting that is tried."""
+    for method in (METHOD, "pure"):
+        for number in (1, 2, 3, 5, 8, 16):
+            part = TRAJECTORY._replace(run_steps=number)
+            yield Point("steps run, of 16", str(number), method, part)
+        whole = TRAJECTORY._replace(run_steps=16)
+        for start in (0, 4, 8, 12):
+            name = f"{start + 1}-{start + 4}"
+            yield Point("part of the trajectory", name, method, whole, steps=(start, start + 4))
+        for number in (1, 2, 3, 6):
+            part = TRAJECTORY._replace(latents=number)
+            yield Point("latents", str(number), method, part)
+        for scale in (1.0, 2.0, 4.0, 7.5):
+            yield Point(
+                "guidance of the capture", f"{scale:g}", method, TRAJECTORY._replace(cfg=scale)
+            )
+        for number in (1, 3, 6, 12):
+            yield Point("phrasings", str(number), method, phrasings=number)
+        for number in (1, 3, 6, 9, 15):
+            yield Point("neighbours", str(number), method, neighbours=number)
+        for edit in EDITS:
+            yield Point("what is edited", edit, method, edit=edit)
+        for strength in (0.5, 0.75, 1.0, 1.25, 1.5):
+            yield Point("strength", f"{strength:g}", method, strength=strength)
+    for cells in (1, 2, 4):
+        yield Point("cells", str(cells), cells=cells)
+    for reach in (0.8, 1.0, 1.2, 1.4, 1.6, 1.8):
+        yield Point("reach", f"{reach:g}", settings={"reach": reach})
+    for keep in (1.0, 10.0, 100.0):
+        yield Point("keep", f"{keep:g}", settings={"keep": keep})
+    for damping in (0.03, 0.3, 3.0):
+        yield Point("damping", f"{damping:g}", settings={"damping": damping})
+    for energy in (0.99, 0.999, 0.9999, 0.99999):
+        yield Point("forget energy", f"{energy:g}", "pure", settings={"forget_energy": energy})
+    for energy in (0.3, 0.5, 0.7, 0.9, 0.99):
+        yield Point("retain energy", f"{energy:g}", "pure", settings={"retain_energy": energy})
+    yield Point("neighbours", "0", "pure", neighbours=0)
+
+
+def chosen(captured: Activations, steps: tuple[int, int] | None) -> Activations:
+    """The rows of some of the steps only."""
+    if steps is None:
+        return captured
+    rows = {
+        name: captured.grid(name)[:, :, slice(*steps)].flatten(0, 2).contiguous()
+        for name in captured.rows
+    }
+    settings = captured.settings
+    kept = type(settings)(
+        **{**settings.trajectory(), "run_steps": steps[1] - steps[0]},
+        source_name=settings.source_name,
+        source_fingerprint=settings.source_fingerprint,
+    )
+    return Activations(rows, captured.prompts, kept, captured.concepts)
+
+
+def captured_for(
+    model: Narrow, trial: Trial, point: Point
+) -> tuple[Activations, Activations | None]:
+    """Forget and retain rows as the point asks for them."""
+    asked = point.trajectory._replace(cells=point.cells or METHODS[point.method].cells)
+    templates = (*TEMPLATES[trial.kind], *MORE)[: point.phrasings]
+    names = [name_of(trial.kind, each) for each in others(trial.kind, trial.concept)]
+    forget = tuple(t.replace("{}", name_of(trial.kind, trial.concept)) for t in templates)
+    retain = tuple(t.replace("{}", n) for n in names[: point.neighbours] for t in templates)
+    rows = chosen(model.captured(forget, asked), point.steps)
+    if not retain:
+        return rows, None
+    return rows, chosen(model.captured(retain, asked), point.steps)
+
+
+def erased(model: Narrow, trial: Trial, point: Point) -> Eraser:
+    """The eraser of a trial's concept at a point."""
+    forget, retain = captured_for(model, trial, point)
+    settings = {**Fitting()._asdict(), **point.settings}
+    eraser = fit(point.method, forget, retain, **settings)
+    made = eraser.strength(point.strength) if point.strength != 1 else eraser
+    edit = point.edit or made.provenance.edit
+    return Eraser(made.layers, replace(made.provenance, edit=edit))
+
+
+def measure(model: Narrow, trials: list[Trial], point: Point) -> Scores:
+    """Scores at a point, summed over the trials."""
+    total = None
+    for trial in trials:
+        with model.erased(erased(model, trial, point)) as sampler:
+            scores = trial.score(sampler)
+        total = scores if total is None else total + scores
+    assert total is not None
+    return total
+
+
+def load(file: Path) -> dict[tuple[str, str, str], Scores]:
+    """Results by axis, value and method."""
+    if not file.exists():
+        return {}
+    return {
+        (row["axis"], row["value"], row["method"]): Scores(
+            *(Rate(int(row[f"{name}_h"]), int(row[f"{name}_n"])) for name in Scores._fields)
+        )
+        for row in csv.DictReader(file.open(encoding="utf-8"))
+    }
+
+
+def draw(file: Path, results: dict[tuple[str, str, str], Scores], method: str) -> None:
+    """A small plot for every axis of one method."""
+    axes = list(dict.fromkeys(axis for axis, _, by in results if by == method))
+    columns, width, height = 3, 320, 230
+    rows = -(-len(axes) // columns)
+    canvas = Canvas(columns * width + 20, rows * height + 60)
+    canvas.text((20, 24), f"{method}: development concepts, one setting at a time", 16, INK)
+    for index, (name, colour) in enumerate(COLOURS.items()):
+        canvas.box((520 + index * 115, 18), (532 + index * 115, 30), colour, 3)
+        canvas.text((537 + index * 115, 24), name, 11, MUTED)
+    for index, axis in enumerate(axes):
+        left, top = 50 + index % columns * width, 70 + index // columns * height
+        found = [(value, s) for (a, value, by), s in results.items() if (a, by) == (axis, method)]
+        canvas.text((left, top - 12), axis, 13, INK)
+        for level in (0.0, 0.5, 1.0):
+            y = top + 10 + (1 - level) * 140
+            canvas.line([(left, y), (left + 240, y)], FAINT)
+            canvas.text((left - 6, y), f"{level:g}", 10, MUTED, "rm")
+        places = [left + 240 * (i + 0.5) / len(found) for i in range(len(found))]
+        for x, (value, _) in zip(places, found, strict=True):
+            canvas.text((x, top + 166), value.replace("keys and values", "both"), 10, MUTED, "mm")
+        for number, colour in enumerate(COLOURS.values()):
+            line = []
+            for x, (_, scores) in zip(places, found, strict=True):
+                value = (scores.name, scores.free, scores.kept, scores.other)[number].value
+                line.append((x, top + 10 + (1 - value) * 140))
+                canvas.dot(line[-1], 3, colour)
+            canvas.line(line, colour, 1.5)
+    Image.fromarray(canvas.pixels()).save(file)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--limit", type=int, default=2, help="concepts of each kind")
+    parser.add_argument("--count", type=int, default=8, help="prompts for each number")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pictures")
+    args = parser.parse_args()
+    for folder in (args.out, args.pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = args.out / "ablation.csv"
+    results = load(file)
+    model = Narrow()
+    trials = [
+        Trial.of(kind, concept, args.count)._replace(unseen=[])
+        for kind, concepts in DEVELOPMENT.items()
+        for concept in concepts[: args.limit]
+    ]
+    measured = functools.partial(measure, model, trials)
+    for point in points():
+        key = (point.axis, point.value, point.method)
+        if key in results:
+            continue
+        results[key] = scores = measured(point)
+        fresh = not file.exists()
+        with file.open("a", encoding="utf-8", newline="") as out:
+            writer = csv.writer(out)
+            if fresh:
+                writer.writerow(FIELDS)
+            writer.writerow([*key, *(number for rate in scores for number in rate)])
+        print(*key, *(f"{rate.value:.2f}" for rate in scores), flush=True)
+    for method in (METHOD, "pure"):
+        draw(args.pictures / f"ablation_{method}.png", results, method)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,695 @@
+"""The text-side methods against their published formulas, written out densely, and at their limits.
+
+Dense matrices act on columns as in the papers: W (d, D), c (D,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure_core.bases import fit_basis
+from pure_core.eraser import Eraser
+from pure_core.errors import FitError
+from pure_core.methods.by_text import TEXT_METHODS, fit_text
+from pure_core.methods.cure import cure_factors
+from pure_core.methods.double_projections import outside_of, proxy
+from pure_core.methods.oce import oce_rotation
+from pure_core.methods.pure import pure_factors
+from pure_core.methods.rece import recovered, weight_moment
+from pure_core.methods.speed import COPIES, influenced, invariants, speed_factors
+from pure_core.methods.uce import uce_factors
+from pure_core.text import TextTask, TextVectors, paired, repeated
+from tests.core.texts import (
+    FORGET,
+    LAYERS,
+    LENGTH,
+    RETAIN,
+    WIDTH,
+    edited,
+    encoded,
+    random,
+    text_model,
+    text_task,
+    weights,
+)
+
+EYE = torch.eye(WIDTH, dtype=torch.float64)
+TASKS = {
+    "usual": text_task(),
+    "one prompt": text_task(("a cat",)),
+    "no anchor": text_task(anchor=("",)),
+    "no retain": text_task(retain=()),
+    "two concepts": text_task(
+        ("a cat", "small cat", "a tall tower"), ("an animal", "animal", "house"), concepts=(2, 1)
+    ),
+}
+WITH_RETAIN = [name for name in TASKS if name != "no retain"]
+ITSELF = text_task(anchor=FORGET)
+NARROW = next(iter(LAYERS))
+
+
+def assert_edits(task: TextTask, eraser: Eraser, wanted: Callable[[str, str, Tensor], Tensor]):
+    """Every edited weight is W' = wanted(layer, projection, W), and W' is not W."""
+    after = edited(task, eraser)
+    for (layer, projection), before in weights(task, eraser).items():
+        expected = wanted(layer, projection, before)
+        assert (expected - before).norm() > 1e-2 * before.norm()
+        assert (after[layer, projection] - expected).norm() < 2e-6 * expected.norm()
+
+
+def assert_still(task: TextTask, eraser: Eraser, vectors: Tensor | None = None, tol: float = 2e-5):
+    """All edited weights read the vectors as before; without vectors, everything."""
+    seen = EYE if vectors is None else vectors.T
+    after = edited(task, eraser)
+    for which, before in weights(task, eraser).items():
+        assert (after[which] @ seen - before @ seen).norm() < tol * (before @ seen).norm()
+
+
+def changes(task: TextTask, eraser: Eraser) -> float:
+    """The least relative change of a weight."""
+    after = edited(task, eraser)
+    pairs = [(after[which], before) for which, before in weights(task, eraser).items()]
+    return min(float((one - other).norm() / other.norm()) for one, other in pairs)
+
+
+# UCE
+
+
+def dense_uce(
+    w: Tensor,
+    c: Tensor,
+    there: Tensor,
+    kept: Tensor,
+    *,
+    erase: float = 1.0,
+    preserve: float = 1.0,
+    ridge: float = 0.5,
+) -> Tensor:
+    """Equation 7, a sum over vectors."""
+    left, right = ridge * w, ridge * EYE
+    for one, other in zip(c, there, strict=True):
+        left = left + erase * torch.outer(w @ other, one)
+        right = right + erase * torch.outer(one, one)
+    for one in kept:
+        left = left + preserve * torch.outer(w @ one, one)
+        right = right + preserve * torch.outer(one, one)
+    return left @ torch.linalg.inv(right)
+
+
+def last(vectors: TextVectors | None) -> Tensor:
+    if vectors is None:
+        return torch.zeros(0, WIDTH, dtype=torch.float64)
+    pairs = zip(vectors.vectors, vectors.ends, strict=True)
+    return torch.stack([rows[end - 1] for rows, end in pairs])
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize(
+    ("erase", "preserve", "ridge"), [(1.0, 1.0, 0.5), (3.0, 0.1, 0.2), (1.0, 0.0, 2.0)]
+)
+def test_uce_is_equation_7_in_every_layer(task, erase, preserve, ridge):
+    settings = {"erase": erase, "preserve": preserve, "ridge": ridge}
+    rows = last(task.forget), last(task.anchor), last(task.retain)
+    eraser = fit_text("uce", task, **settings)
+    assert_edits(task, eraser, lambda *at: dense_uce(at[2], *rows, **settings))
+
+
+def test_uce_with_the_padding_pairs_every_token_from_the_last_words_on():
+    task = TASKS["usual"]
+    c, there, kept = [], [], []
+    for number, rows in enumerate(task.forget.vectors):
+        here, anchor = task.forget.ends[number] - 1, task.anchor.ends[number] - 1
+        for step in range(LENGTH - max(here, anchor)):
+            c.append(rows[here + step])
+            there.append(task.anchor.vectors[number][anchor + step])
+    for rows, end in zip(task.retain.vectors, task.retain.ends, strict=True):
+        kept += list(rows[end - 1 :])
+    eraser = fit_text("uce", task, tokens="last and after")
+    assert_edits(task, eraser, lambda *at: dense_uce(at[2], c, there, kept))
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_uce_minimises_its_objective(count):
+    """With fewer vectors than channels and with more."""
+    c, there, kept = (random(n, WIDTH, seed=n) for n in (count, count, count + 1))
+    there = there + 1
+    w = random(7, WIDTH, seed=9)
+    left, right = uce_factors(c, there, kept, erase=2.0, preserve=0.3, ridge=0.7)
+
+    def objective(found: Tensor) -> Tensor:
+        erased = (found @ c.T - w @ there.T).square().sum()
+        preserved = (found @ kept.T - w @ kept.T).square().sum()
+        return 2.0 * erased + 0.3 * preserved + 0.7 * (found - w).square().sum()
+
+    best = (w @ (EYE - left @ right)).requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(best), best)
+    (at_w,) = torch.autograd.grad(objective(w.requires_grad_()), w)
+    assert gradient.norm() < 1e-10 * at_w.norm()
+
+
+def test_uce_between_its_limits():
+    task = TASKS["usual"]
+    assert_still(task, fit_text("uce", task, ridge=1e7))
+    assert_still(task, fit_text("uce", task, preserve=1e7), last(task.retain))
+    moved = fit_text("uce", task, ridge=1e-7, preserve=0)
+    after = edited(task, moved)
+    for which, before in weights(task, moved).items():
+        there = before @ last(task.anchor).T
+        assert (after[which] @ last(task.forget).T - there).norm() < 1e-5 * there.norm()
+
+
+# CURE
+
+
+def dense_cure(rows: Tensor, alpha: float) -> Tensor:
+    """Equation 4 as a function of the matrix: the shares are its eigenvalues."""
+    share = rows.T @ rows / rows.square().sum()
+    return alpha * share @ torch.linalg.inv((alpha - 1) * share + EYE)
+
+
+def words(vectors: TextVectors) -> Tensor:
+    pairs = zip(vectors.vectors, vectors.ends, strict=True)
+    return torch.cat([rows[1:end] for rows, end in pairs])
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 50.0])
+def test_cure_is_equation_7_in_every_layer(task, alpha):
+    p_f = dense_cure(words(task.forget), alpha)
+    p_r = 0 * EYE if task.retain is None else dense_cure(words(task.retain), alpha)
+    eraser = fit_text("cure", task, alpha=alpha)
+    assert_edits(task, eraser, lambda *at: at[2] @ (EYE - (p_f - p_f @ p_r)))
+
+
+def test_cure_with_a_high_alpha_is_pure_on_the_tokens():
+    forget, retain = words(encoded("a cat", "cat")), words(encoded("a dog", "a small fox"))
+    bases = fit_basis(forget, 1.0).vectors, fit_basis(retain, 1.0).vectors
+    left, right = pure_factors(*bases)
+    cured = cure_factors(forget, retain, 1e12)
+    assert (left @ right).norm() > 0.5
+    assert torch.allclose(cured[0] @ cured[1], left @ right, atol=1e-8)
+    kept = cure_factors(forget, forget, 1e12)
+    assert torch.allclose(kept[0] @ kept[1], 0 * EYE, atol=1e-8)
+
+
+def test_cure_without_retain_takes_every_token_out():
+    rows = words(encoded("a cat"))
+    left, right = cure_factors(rows, None, 1e12)
+    assert torch.allclose(rows - (rows @ right.T) @ left.T, 0 * rows, atol=1e-8)
+
+
+def test_retained_prompts_without_words_keep_nothing():
+    task = text_task(retain=("",))
+    none = text_task(retain=())
+    for method in ("cure", "double projections"):
+        one, other = fit_text(method, task), fit_text(method, none)
+        assert one.fingerprint == other.fingerprint
+
+
+# RECE
+
+
+def all_weights(task: TextTask) -> dict[tuple[str, str], Tensor]:
+    return {
+        (layer, projection): task.model.weight_of(layer, projection).double()
+        for layer in task.model.layers
+        for projection in ("to_k", "to_v")
+    }
+
+
+def dense_rece(task: TextTask, rounds: int, recovery: float, **at: float) -> dict:
+    """Equation by equation on the weights of every layer, never on E."""
+    c, there, kept = last(task.forget), last(task.anchor), last(task.retain)
+    original = all_weights(task)
+    now = {which: dense_uce(w, c, there, kept, **at) for which, w in original.items()}
+    for _ in range(rounds):
+        seen = sum(w.T @ w for w in now.values()) + recovery * EYE
+        crossed = sum(w.T @ original[which] for which, w in now.items())
+        found = [torch.linalg.inv(seen) @ crossed @ each for each in c]
+        now = {which: dense_uce(w, found, there, kept, **at) for which, w in now.items()}
+    return now
+
+
+@pytest.mark.parametrize("name", WITH_RETAIN)
+@pytest.mark.parametrize(("rounds", "recovery"), [(1, 0.1), (3, 1e-3), (5, 2.0)])
+def test_rece_is_its_rounds_on_the_weights(name, rounds, recovery):
+    task, at = TASKS[name], {"erase": 1.0, "preserve": 0.3, "ridge": 0.5}
+    expected = dense_rece(task, rounds, recovery, **at)
+    eraser = fit_text("rece", task, rounds=rounds, recovery=recovery, **at)
+    assert_edits(task, eraser, lambda *which: expected[which[:2]])
+
+
+@pytest.mark.parametrize("tokens", ["last", "last and after"])
+def test_rece_without_rounds_or_with_nothing_to_recover_is_uce(tokens):
+    task = TASKS["usual"]
+    uce = fit_text("uce", task, tokens=tokens)
+    for settings in ({"rounds": 0}, {"rounds": 3, "recovery": 1e9}):
+        rece = fit_text("rece", task, tokens=tokens, **settings)
+        for which, after in edited(task, uce).items():
+            assert (edited(task, rece)[which] - after).norm() < 1e-5 * after.norm()
+    more = edited(task, fit_text("rece", task, tokens=tokens, rounds=1))
+    uce_weights = edited(task, uce)
+    assert all((more[which] - uce_weights[which]).norm() > 1e-2 for which in more)
+
+
+def test_recovered_vectors_come_closest_to_what_was_read():
+    task, recovery = TASKS["usual"], 0.2
+    c, before = last(task.forget), all_weights(task)
+    edit = edited_identity(fit_text("uce", task))
+    found = recovered(c, edit, weight_moment(task, lambda done, total: None), recovery)
+
+    def objective(guess: Tensor) -> Tensor:
+        missed = sum(((w @ edit) @ guess.T - w @ c.T).square().sum() for w in before.values())
+        return missed + recovery * guess.square().sum()
+
+    (gradient,) = torch.autograd.grad(objective(found.requires_grad_()), found)
+    start = c.clone().requires_grad_()
+    (at_start,) = torch.autograd.grad(objective(start), start)
+    assert gradient.norm() < 1e-10 * at_start.norm()
+
+
+def edited_identity(eraser: Eraser) -> Tensor:
+    """E (D, D) of an edit that is the same in all layers."""
+    return eraser.layers[NARROW].to(torch.float64).P
+
+
+@pytest.mark.parametrize("name", ["one prompt", "no retain"])
+def test_every_round_makes_the_concept_harder_to_recover(name):
+    """Not so for any prompts: what keeps the retained ones may bring some of the concept back."""
+    task = TASKS[name]
+    c, before = last(task.forget), all_weights(task)
+    moment = weight_moment(task, lambda done, total: None)
+    missed = []
+    for rounds in range(5):
+        edit = edited_identity(fit_text("rece", task, rounds=rounds))
+        found = recovered(c, edit, moment, 0.1)
+        gaps = [(w @ edit) @ found.T - w @ c.T for w in before.values()]
+        missed.append(float(sum(gap.square().sum() for gap in gaps) + 0.1 * found.square().sum()))
+    assert missed == sorted(missed) and missed[-1] > 1.5 * missed[0]
+
+
+# SPEED
+
+
+def mean_outer(rows: Tensor, others: Tensor) -> Tensor:
+    return sum(torch.outer(a, b) for a, b in zip(rows, others, strict=True)) / len(rows)
+
+
+def dense_speed(
+    c: Tensor, there: Tensor, retain: Tensor, fixed: Tensor, *, threshold: float, r: float
+) -> Tensor:
+    """E, with every matrix of the paper written out."""
+    values, vectors = torch.linalg.eigh(mean_outer(retain, retain))
+    null = vectors[:, values < threshold]
+    p, k = null @ null.T, fixed.T
+    s = mean_outer(c, c)
+    m = torch.linalg.inv(s @ p + r * EYE)
+    q = EYE - m @ k @ torch.linalg.inv(k.T @ p @ m @ k) @ k.T @ p
+    return EYE + (mean_outer(there, c) - s) @ p @ q @ m
+
+
+@pytest.mark.parametrize("name", WITH_RETAIN)
+@pytest.mark.parametrize(("threshold", "regularisation"), [(0.1, 1.0), (4.0, 0.05), (1e9, 1.0)])
+def test_speed_is_the_published_edit_of_every_layer(name, threshold, regularisation):
+    task = TASKS[name]
+    c, there = last(task.forget), last(task.anchor)
+    fixed = invariants(task.empty.vectors[0])
+    eraser = fit_text("speed", task, threshold=threshold, regularisation=regularisation)
+
+    def wanted(layer: str, projection: str, w: Tensor) -> Tensor:
+        kept = influenced(w, c, there, last(task.retain))
+        return w @ dense_speed(c, there, kept, fixed, threshold=threshold, r=regularisation)
+
+    assert {projection for _, projection in weights(task, eraser)} == {"to_v"}
+    assert_edits(task, eraser, wanted)
+
+
+def test_speed_keeps_the_retained_and_the_fixed_vectors_exactly():
+    task = TASKS["usual"]
+    c, there, kept = last(task.forget), last(task.anchor), last(task.retain)
+    fixed = invariants(task.empty.vectors[0])
+    left, right = speed_factors(c, there, kept, fixed, threshold=1e-9, regularisation=1.0)
+    assert (c @ right.T @ left.T).norm() > 1e-2 * c.norm()
+    for vectors in (kept, fixed):
+        assert (vectors @ right.T @ left.T).norm() < 1e-10 * vectors.norm()
+    eraser = fit_text("speed", task)
+    assert_still(task, eraser, fixed)
+
+
+def test_speed_at_its_limits():
+    task = TASKS["usual"]
+    assert_still(task, fit_text("speed", task, regularisation=1e7))
+    everywhere = encoded(*(f"word{number}" for number in range(60)))
+    crowded = replace(task, retain=everywhere)
+    assert_still(crowded, fit_text("speed", crowded, threshold=1e-9))
+
+
+def test_speed_keeps_those_retained_prompts_that_the_edit_would_change_most():
+    task = TASKS["usual"]
+    c, there = last(task.forget), last(task.anchor)
+    retain = encoded(*(f"word{number}" for number in range(60))).last
+    w = task.model.weight_of(NARROW, "to_v").double()
+    s = mean_outer(c, c)
+    change = w @ (mean_outer(there, c) - s) @ torch.linalg.inv(EYE + s)
+
+    def sizes(vectors: Tensor) -> Tensor:
+        return torch.stack([(change @ each).square().sum() for each in vectors])
+
+    chosen = retain[sizes(retain) >= sizes(retain).mean()]
+    found = influenced(w, c, there, retain)
+    assert 0 < len(chosen) < len(retain)
+    assert torch.equal(found[: len(chosen)], chosen)
+    copies = found[len(chosen) :]
+    assert 0 < len(copies) < COPIES * len(chosen)
+    least = torch.linalg.svd(w, full_matrices=False)[2][-1]
+    for copy in copies:
+        noise = copy - chosen
+        along = (noise @ least).abs() / noise.norm(dim=1)
+        assert along.max() == pytest.approx(1)
+        assert (noise.norm(dim=1) > 1e-3).all()
+
+
+def test_speed_holds_the_start_token_and_three_centres_of_the_padding():
+    (empty,) = encoded("").vectors
+    start, *centres = invariants(empty)
+    assert torch.equal(start, empty[0]) and len(centres) == 3
+    owner = torch.cdist(empty[1:], torch.stack(centres)).argmin(dim=1)
+    for number, centre in enumerate(centres):
+        assert torch.allclose(empty[1:][owner == number].mean(dim=0), centre)
+
+
+# OCE
+
+
+def dense_objective(w: Tensor, task: TextTask, rotation: float, preserve: float) -> Tensor:
+    """M, with projections by pseudoinverses and moments by sums."""
+    concept, there = (w @ last(each).T for each in (task.forget, task.anchor))
+    g, g_there = (each @ torch.linalg.pinv(each, rtol=1e-9) for each in (concept, there))
+    pairs = zip(task.retain.vectors, task.retain.ends, strict=True)
+    tokens = torch.cat([rows[: end + 1] for rows, end in pairs])
+    kept = w @ last(task.retain).T
+    turning = -rotation * g @ (torch.eye(len(w)).double() - g_there)
+    return turning + w @ mean_outer(tokens, tokens) @ w.T + preserve * kept @ kept.T + w @ w.T
+
+
+def polar(m: Tensor) -> Tensor:
+    """U V^T as M (M^T M)^-1/2; its last column negated if it reflects."""
+    values, vectors = torch.linalg.eigh(m.T @ m)
+    turned = m @ vectors @ torch.diag(values**-0.5) @ vectors.T
+    if torch.linalg.det(m) < 0:
+        turned[:, -1] *= -1
+    return turned
+
+
+@pytest.mark.parametrize("name", WITH_RETAIN)
+@pytest.mark.parametrize(("rotation", "preserve"), [(200.0, 1.0), (5.0, 0.0), (20.0, 3.0)])
+def test_oce_turns_the_values_by_the_polar_factor(name, rotation, preserve):
+    task = TASKS[name]
+    eraser = fit_text("oce", task, rotation=rotation, preserve=preserve)
+    wanted = [polar(dense_objective(w, task, rotation, preserve)) @ w for w in values(task)]
+    after = edited(task, eraser)
+    assert eraser.side == "activations" and all(which[1] == "to_v" for which in after)
+    for found, expected, before in zip(after.values(), wanted, values(task), strict=True):
+        assert (expected - before).norm() > 1e-2 * before.norm()
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def values(task: TextTask) -> list[Tensor]:
+    return [task.model.weight_of(layer, "to_v").double() for layer in task.model.layers]
+
+
+def turned(task: TextTask, layer: str, rotation: float, preserve: float = 1.0) -> Tensor:
+    w = task.model.weight_of(layer, "to_v").double()
+    ordinary = mean_outer(task.retain.read, task.retain.read)
+    parts = (last(each) @ w.T for each in (task.forget, task.anchor, task.retain))
+    return oce_rotation(w, *parts, ordinary, rotation=rotation, preserve=preserve)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("rotation", [0.3, 200.0])
+def test_oce_is_a_rotation(layer, rotation):
+    found = turned(TASKS["usual"], layer, rotation)
+    assert torch.allclose(found.T @ found, torch.eye(LAYERS[layer]).double(), atol=1e-10)
+    assert torch.linalg.det(found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_other_rotation_fits_the_objective_of_oce_better(layer):
+    task, d = TASKS["usual"], LAYERS[layer]
+    found = turned(task, layer, 0.3)
+    objective = dense_objective(task.model.weight_of(layer, "to_v").double(), task, 0.3, 1.0)
+    best = torch.trace(found.T @ objective)
+    assert best == pytest.approx(float(torch.linalg.svdvals(objective).sum()))
+    for seed in range(9):
+        skew = random(d, d, seed=seed)
+        near = torch.matrix_exp(0.1 * (skew - skew.T)) @ found
+        assert torch.trace(near.T @ objective) < best
+
+
+def test_oce_at_its_limits():
+    task = TASKS["usual"]
+    assert_still(task, fit_text("oce", task, rotation=1e-6))
+    kept = fit_text("oce", task, rotation=0.1, preserve=1e6)
+    assert changes(task, kept) > 1e-4
+    few = replace(task, retain=encoded("a dog", "a fox"))
+    assert_still(few, fit_text("oce", few, rotation=0.1, preserve=1e7), last(few.retain))
+
+
+WIDE = {"middle_block.1.transformer_blocks.0.attn2": 32}
+
+
+def test_oce_leaves_a_layer_that_is_wider_than_the_text_alone_if_the_anchor_is_the_concept():
+    for seed in range(6):
+        task = replace(ITSELF, model=text_model(WIDE, seed))
+        assert_still(task, fit_text("oce", task))
+
+
+def test_oce_turns_nothing_in_a_wide_layer_that_no_value_reaches():
+    task = replace(TASKS["usual"], model=text_model(WIDE))
+    (rank,) = fit_text("oce", task).ranks.values()
+    assert rank <= WIDTH
+
+
+# Double Projections
+
+
+def dense_double_projections(w: Tensor, task: TextTask) -> Tensor:
+    """Token after token on the weights so far."""
+    if task.retain is not None:
+        frame, sizes, _ = torch.linalg.svd(words(task.retain).T, full_matrices=True)
+        free = frame[:, int((sizes > 1e-6).sum()) :]
+    for rows, end, anchor, stop in zip(
+        task.forget.vectors, task.forget.ends, task.anchor.vectors, task.anchor.ends, strict=True
+    ):
+        s = (anchor[1:stop] if stop > 1 else anchor[1:2]).T
+        for c in rows[1:end]:
+            there = s @ torch.linalg.pinv(s.T @ s) @ s.T @ c if s.shape[1] > 1 else s[:, 0]
+            direction = c if task.retain is None else free @ (free.T @ c)
+            size = direction @ direction
+            if size >= 1e-10:
+                w = w + torch.outer(w @ (there - c), direction) / size
+    return w
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_double_projections_edits_token_after_token(task):
+    eraser = fit_text("double projections", task)
+    assert_edits(task, eraser, lambda *at: dense_double_projections(at[2], task))
+
+
+def test_double_projections_leaves_retained_tokens_alone():
+    task = TASKS["usual"]
+    assert_still(task, fit_text("double projections", task), words(task.retain))
+
+
+@pytest.mark.parametrize("anchor", ["animal", "an old animal", ""])
+def test_double_projections_sends_the_concept_to_its_proxy(anchor):
+    task = text_task(("cat",), (anchor,))
+    token = task.forget.vectors[0][1]
+    tokens = task.anchor.vectors[0][1 : max(task.anchor.ends[0], 2)]
+    there = proxy(token, tokens)
+    if len(tokens) == 1:
+        assert torch.equal(there, tokens[0])
+    else:
+        across = torch.linalg.lstsq(tokens.T, token[:, None]).solution[:, 0]
+        assert torch.allclose(there, across @ tokens)
+    eraser = fit_text("double projections", task)
+    after = edited(task, eraser)
+    for which, before in weights(task, eraser).items():
+        assert (before @ (there - token)).norm() > 0.1
+        assert (after[which] @ token - before @ there).norm() < 1e-5 * (before @ there).norm()
+
+
+def test_outside_is_orthogonal_to_every_retained_token():
+    retain = words(encoded(*RETAIN))
+    token = words(encoded("cat"))[0]
+    outside = outside_of(retain)(token)
+    assert outside.norm() > 0.1
+    assert (retain @ outside).norm() < 1e-10
+    assert torch.allclose(outside_of(retain)(retain[3]), 0 * token, atol=1e-10)
+    assert torch.equal(outside_of(None)(token), token)
+
+
+def test_double_projections_passes_over_shared_tokens_and_refuses_if_all_are():
+    """The 'a' that begins prompts is one and the same vector."""
+    one, other = text_task(("a cat",)), text_task(("a cat",), retain=("dog",))
+    ranks = [set(fit_text("double projections", task).ranks.values()) for task in (one, other)]
+    assert ranks == [{1}, {2}]
+    with pytest.raises(FitError, match="Use fewer retain prompts"):
+        fit_text("double projections", text_task(retain=(*RETAIN, *FORGET)))
+
+
+# All of them
+
+
+@pytest.mark.parametrize("method", [name for name in TEXT_METHODS if name not in ("cure", "rece")])
+def test_a_concept_that_is_its_own_anchor_is_left_alone(method):
+    """CURE has no anchor, and RECE sends shrunken vectors back to their size."""
+    task = text_task(("cat",), ("cat",)) if method == "double projections" else ITSELF
+    eraser = fit_text(method, task)
+    assert_still(task, eraser)
+    assert max(eraser.provenance.contribution.values()) < 1e-9
+    assert changes(TASKS["usual"], fit_text(method, TASKS["usual"])) > 1e-2
+
+
+@pytest.mark.parametrize("method", TEXT_METHODS)
+def test_the_record_says_what_was_fitted(method):
+    task = TASKS["two concepts"]
+    told = []
+    everything = {"erase": 2.0, "alpha": 3.0, "rounds": 1, "threshold": 0.2, "rotation": 10.0}
+    eraser = fit_text(method, task, lambda *now: told.append(now), **everything)
+    made = eraser.provenance
+    own = TEXT_METHODS[method].settings
+    assert made.method == method and made.edit == TEXT_METHODS[method].edit
+    assert made.settings.keys() == {*own, "anchor"}
+    assert {name: made.settings[name] for name in everything if name in own} == {
+        name: value for name, value in everything.items() if name in own
+    }
+    assert made.settings["anchor"] == "an animal, animal, house"
+    assert fit_text(method, TASKS["usual"]).provenance.settings["anchor"] == "an animal"
+    assert made.names == ("a cat", "a tall tower") and made.retain == RETAIN
+    assert (made.source_name, made.source_fingerprint) == ("model.safetensors", "abc")
+    assert eraser.layers.keys() == made.contribution.keys() == LAYERS.keys()
+    assert told[-1][0] == told[-1][1] and [done for done, _ in told] == [*range(1, len(told) + 1)]
+
+
+@pytest.mark.parametrize("method", TEXT_METHODS)
+def test_erasers_are_as_wide_as_what_they_multiply(method):
+    eraser = fit_text(method, TASKS["usual"])
+    widths = LAYERS if method == "oce" else dict.fromkeys(LAYERS, WIDTH)
+    assert eraser.side == ("activations" if method == "oce" else "text")
+    assert eraser.widths == widths
+    for layer in eraser.layers.values():
+        assert layer.proj_left.dtype == layer.rows.dtype == torch.float32
+        assert layer.rank <= layer.width
+
+
+@pytest.mark.parametrize("method", ["uce", "cure", "rece", "double projections"])
+def test_what_is_the_same_in_all_layers_is_held_once(method):
+    eraser = fit_text(method, TASKS["usual"])
+    assert len({id(layer) for layer in eraser.layers.values()}) == 1
+
+
+def test_rows_are_the_forget_tokens_second_moment():
+    c = last(TASKS["usual"].forget)
+    rows = fit_text("uce", TASKS["usual"]).layers[NARROW].rows.double()
+    assert torch.allclose(rows.T @ rows, c.T @ c / len(c), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("uce", {"erase": 0.0}),
+        ("uce", {"erase": float("nan")}),
+        ("uce", {"preserve": -0.1}),
+        ("uce", {"ridge": 0.0}),
+        ("uce", {"tokens": "all"}),
+        ("cure", {"alpha": 0.9}),
+        ("cure", {"alpha": float("inf")}),
+        ("rece", {"ridge": 0.0}),
+        ("rece", {"rounds": -1}),
+        ("rece", {"rounds": 1.5}),
+        ("rece", {"recovery": 0.0}),
+        ("speed", {"threshold": 0.0}),
+        ("speed", {"regularisation": 0.0}),
+        ("oce", {"rotation": 0.0}),
+        ("oce", {"preserve": -1.0}),
+    ],
+)
+def test_settings_outside_their_range_are_refused(method, settings):
+    (name,) = settings
+    with pytest.raises(FitError, match=f"{name}( has to be|: expected)"):
+        fit_text(method, TASKS["usual"], **settings)
+
+
+def test_unknown_methods_and_settings_are_refused():
+    with pytest.raises(FitError, match="Unknown method 'ucce': expected one of uce, cure"):
+        fit_text("ucce", TASKS["usual"])
+    with pytest.raises(FitError, match=r"Unknown settings \['apha'\]: expected some of \['alpha'"):
+        fit_text("cure", TASKS["usual"], apha=2.0)
+
+
+@pytest.mark.parametrize("method", ["speed", "oce"])
+def test_methods_that_need_retained_prompts_say_so(method):
+    with pytest.raises(FitError, match="'retain'"):
+        fit_text(method, TASKS["no retain"])
+
+
+# Encoded prompts
+
+
+def test_the_parts_of_an_encoding():
+    both = encoded("a small cat", "")
+    first, second = both.vectors
+    assert both.ends == (4, 1) and both.width == WIDTH
+    assert torch.equal(both.last, torch.stack([first[3], second[0]]))
+    assert torch.equal(both.words, first[1:4])
+    assert torch.equal(both.read, torch.cat([first[:5], second[:2]]))
+    assert [len(tail) for tail in both.tails] == [LENGTH - 3, LENGTH]
+    assert torch.equal(both.tails[0], first[3:])
+
+
+def test_pairs_are_as_long_as_their_shorter_half():
+    one, other = [random(n, WIDTH, seed=n) for n in (5, 2)], [random(4, WIDTH, seed=1)] * 2
+    here, there = paired(one, other)
+    assert torch.equal(here, torch.cat([one[0][:4], one[1]]))
+    assert torch.equal(there, torch.cat([other[0], other[1][:2]]))
+
+
+def test_one_anchor_is_that_of_all_prompts():
+    anchor = repeated(encoded("animal"), 3)
+    assert anchor.prompts == ("animal",) * 3 and anchor.ends == (2, 2, 2)
+    assert torch.equal(anchor.last, encoded("animal").last.expand(3, WIDTH))
+    assert repeated(encoded("one", "two"), 3).prompts == ("one", "two")
+
+
+def test_bad_encodings_are_refused_with_the_prompt():
+    good = encoded("a cat")
+    (rows,) = good.vectors
+    for value in (float("nan"), float("inf")):
+        bad = rows.clone()
+        bad[3, 3] = value
+        with pytest.raises(FitError, match="'a cat': its encoding holds NaN or infinity"):
+            replace(good, vectors=(bad,))
+    for ends in ((0,), (LENGTH,)):
+        with pytest.raises(FitError, match=f"'a cat': expected vectors .* and end {ends[0]}"):
+            replace(good, ends=ends)
+    with pytest.raises(FitError, match=r"got shape \(20,\)"):
+        replace(good, vectors=(rows[0],))
+    with pytest.raises(FitError, match="at least one prompt"):
+        TextVectors((), (), ())
+
+
+def test_a_task_needs_an_anchor_for_every_prompt_and_one_encoder():
+    with pytest.raises(FitError, match=r"anchor: expected .*\(3\), got 2"):
+        text_task(anchor=("an animal", "animal"))
+    task = TASKS["usual"]
+    narrow = TextVectors(("",), (torch.zeros(LENGTH, WIDTH - 1),), (1,))
+    for part in ("retain", "empty"):
+        with pytest.raises(FitError, match="one text encoder"):
+            replace(task, **{part: narrow})
