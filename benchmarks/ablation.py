@@ -52,6 +52,19 @@ FIELDS = (*("axis", "value", "method"), *(f"{n}_{p}" for n in Scores._fields for
 COLOURS = {"by name": FORGET, "by description": GAP, "neighbours": RETAIN, "everything else": INK}
 
 
+OWN = {
+    "reach": (0.8, 1.0, 1.2, 1.4, 1.6, 1.8),
+    "keep": (1.0, 10.0, 100.0),
+    "damping": (0.03, 0.3, 3.0),
+}
+"""Settings of the default method."""
+
+PURE = {
+    "forget_energy": (0.99, 0.999, 0.9999, 0.99999),
+    "retain_energy": (0.3, 0.5, 0.7, 0.9, 0.99),
+}
+
+
 class Point(NamedTuple):
     """One setting that is not at its default."""
 
@@ -75,41 +88,41 @@ class Point(NamedTuple):
 def points() -> Iterator[Point]:
     """Every setting that is tried."""
     for method in (METHOD, "pure"):
-        for number in (1, 2, 3, 5, 8, 16):
-            part = TRAJECTORY._replace(run_steps=number)
-            yield Point("steps run, of 16", str(number), method, part)
-        whole = TRAJECTORY._replace(run_steps=16)
-        for start in (0, 4, 8, 12):
-            name = f"{start + 1}-{start + 4}"
-            yield Point("part of the trajectory", name, method, whole, steps=(start, start + 4))
-        for number in (1, 2, 3, 6):
-            part = TRAJECTORY._replace(latents=number)
-            yield Point("latents", str(number), method, part)
-        for scale in (1.0, 2.0, 4.0, 7.5):
-            yield Point(
-                "guidance of the capture", f"{scale:g}", method, TRAJECTORY._replace(cfg=scale)
-            )
-        for number in (1, 3, 6, 12):
-            yield Point("phrasings", str(number), method, phrasings=number)
-        for number in (1, 3, 6, 9, 15):
-            yield Point("neighbours", str(number), method, neighbours=number)
-        for edit in EDITS:
-            yield Point("what is edited", edit, method, edit=edit)
-        for strength in (0.5, 0.75, 1.0, 1.25, 1.5):
-            yield Point("strength", f"{strength:g}", method, strength=strength)
+        yield from (Point(axis, value, method, **change) for axis, value, change in _shared())
+    for name, values in OWN.items():
+        for value in values:
+            yield Point(name, f"{value:g}", settings={name: value})
     for cells in (1, 2, 4):
         yield Point("cells", str(cells), cells=cells)
-    for reach in (0.8, 1.0, 1.2, 1.4, 1.6, 1.8):
-        yield Point("reach", f"{reach:g}", settings={"reach": reach})
-    for keep in (1.0, 10.0, 100.0):
-        yield Point("keep", f"{keep:g}", settings={"keep": keep})
-    for damping in (0.03, 0.3, 3.0):
-        yield Point("damping", f"{damping:g}", settings={"damping": damping})
-    for energy in (0.99, 0.999, 0.9999, 0.99999):
-        yield Point("forget energy", f"{energy:g}", "pure", settings={"forget_energy": energy})
-    for energy in (0.3, 0.5, 0.7, 0.9, 0.99):
-        yield Point("retain energy", f"{energy:g}", "pure", settings={"retain_energy": energy})
+    for name, values in PURE.items():
+        for value in values:
+            yield Point(name.replace("_", " "), f"{value:g}", "pure", settings={name: value})
     yield Point("neighbours", "0", "pure", neighbours=0)
+
+
+def _shared() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Axis, value and what changes, for what every method has."""
+    for number in (1, 2, 3, 5, 8, 16):
+        yield "steps run, of 16", str(number), {"trajectory": _trajectory(run_steps=number)}
+    for start in (0, 4, 8, 12):
+        part = {"trajectory": _trajectory(run_steps=16), "steps": (start, start + 4)}
+        yield "part of the trajectory", f"{start + 1}-{start + 4}", part
+    for number in (1, 2, 3, 6):
+        yield "latents", str(number), {"trajectory": _trajectory(latents=number)}
+    for scale in (1.0, 2.0, 4.0, 7.5):
+        yield "guidance of the capture", f"{scale:g}", {"trajectory": _trajectory(cfg=scale)}
+    for number in (1, 3, 6, 12):
+        yield "phrasings", str(number), {"phrasings": number}
+    for number in (1, 3, 6, 9, 15):
+        yield "neighbours", str(number), {"neighbours": number}
+    for edit in EDITS:
+        yield "what is edited", edit, {"edit": edit}
+    for strength in (0.5, 0.75, 1.0, 1.25, 1.5):
+        yield "strength", f"{strength:g}", {"strength": strength}
+
+
+def _trajectory(**change: Any) -> Trajectory:
+    return TRAJECTORY._replace(**change)
 
 
 def chosen(captured: Activations, steps: tuple[int, int] | None) -> Activations:

@@ -44,7 +44,7 @@ class Fit(io.ComfyNode):
                     tooltip=(
                         "Activations of its neighbours, captured with the same model and settings. "
                         "Without them pure damages everything the concept shares with the rest of "
-                        "the world, and ridge cannot be fitted."
+                        "the world; the other methods cannot be fitted."
                     ),
                 ),
                 method_input(list(METHODS), METHOD),

@@ -72,7 +72,7 @@ def neighbours_input() -> io.String.Input:
             "What to keep: other concepts of the same kind, one a line. About nine are good, the "
             "most similar ones (for one painter: other painters). Without neighbours PURE also "
             "removes what the concept shares with everything else and damages the model; the "
-            "method ridge cannot be fitted without them."
+            "other methods cannot be fitted without them."
         ),
     )
 
@@ -258,9 +258,9 @@ def edit_input() -> io.Combo.Input:
         options=list(EDITS),
         default=EDITS[0],
         tooltip=(
-            "Which weights are changed. As fitted: keys and values for pure, as in the paper; "
-            "values for ridge. Values alone change what is painted and not where the model looks; "
-            "keys alone do nearly nothing."
+            "Which weights are changed. As fitted: what the eraser's method edits, keys and "
+            "values for pure, values for ridge and mosaic. Values alone change what is painted and "
+            "not where the model looks; keys alone do nearly nothing."
         ),
     )
 
@@ -272,8 +272,9 @@ def method_input(methods: list[str], default: str) -> io.Combo.Input:
         default=default,
         tooltip=(
             "pure: the published projection, edits keys and values. ridge: least squares, sends "
-            "the concept to what its neighbours do and edits values only. The default is what "
-            "measured best on the development concepts of the small model shipped for tests; "
-            "choose pure for the paper's method."
+            "the concept to what its neighbours do and edits values only. mosaic: the same on "
+            "parts of the picture, phrasing by phrasing. leace: makes the concept linearly "
+            "unreadable. The default is what measured best on the development concepts of the "
+            "small model shipped for tests; choose pure for the paper's method."
         ),
     )

@@ -126,6 +126,7 @@ class FitReport:
         """
         require_same_widths(eraser.widths, forget.widths)
         require_comparable(forget, retain)
+        forget, retain = forget.pooled(), retain and retain.pooled()
         layers = []
         for name, layer in eraser.to("cpu", torch.float32).layers.items():
             layers.append(_report_layer(name, layer, eraser.provenance, forget, retain))
@@ -200,7 +201,8 @@ class FitReport:
             )
         elif "keep" in self.provenance.settings:
             now = self.provenance.settings["keep"]
-            remedy = f"Raise overshoot, or lower keep (now {now}) or damping."
+            further = "reach" if "reach" in self.provenance.settings else "overshoot"
+            remedy = f"Raise {further}, or lower keep (now {now}) or damping."
         if "max_rank" in self.provenance.settings:
             remedy = f"Raise max_rank (now {self.provenance.settings['max_rank']}). {remedy}"
         return f"{finding}: expect it to remain. {remedy}"
@@ -211,7 +213,7 @@ class FitReport:
             return ""
         return (
             f"Only {kept:.0%} of the retain energy is kept: neighbours will change. Raise "
-            "retain_energy (pure) or keep (ridge), or use a lower strength."
+            "retain_energy (pure) or keep (ridge, mosaic), or use a lower strength."
         )
 
 

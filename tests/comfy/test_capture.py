@@ -386,3 +386,37 @@ def test_settings_are_recorded(loaded: Loaded) -> None:
     settings = capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK).settings
     assert Trajectory(*(getattr(settings, name) for name in Trajectory._fields)) == QUICK
     assert settings.source_name.endswith("SD15)") or settings.source_name == "SD15"
+
+
+def test_cells_are_parts_of_the_picture(loaded: Loaded) -> None:
+    whole = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK)
+    parts = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK._replace(cells=2))
+    for layer, rows in whole.rows.items():
+        assert parts.rows[layer].shape == (4 * len(rows), rows.shape[1])
+        assert torch.allclose(parts.pooled().rows[layer], rows, atol=TOLERANCE)
+        cells = parts.rows[layer].view(len(rows), 4, -1)
+        assert not torch.allclose(cells[:, 0], cells[:, 3], atol=TOLERANCE)
+
+
+def test_cells_go_from_left_to_right_and_down() -> None:
+    grid = host._Grid(2, (8, 4))
+    h = torch.arange(32.0).view(1, 32, 1)  # positions of an 8 x 4 picture
+    assert grid.pool(h, "layer").flatten().tolist() == [6.5, 8.5, 22.5, 24.5]
+    assert host._Grid(1, (8, 4)).pool(h, "layer").tolist() == [[15.5]]
+    assert host._Grid(2, (15, 9)).pool(torch.rand(3, 8 * 5, 6), "layer").shape == (3, 4, 6)
+    with pytest.raises(CaptureError, match="cells: layer layer has 30 positions"):
+        grid.pool(h[:, :30], "layer")
+
+
+def test_anchors_take_fewer_cells_where_memory_is_short(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = Anchors((PROMPTS[:1],), PROMPTS[1:2])
+    asked = QUICK._replace(cells=4)
+    found, _ = capture_anchors(loaded.model, loaded.clip, prompts, asked)
+    assert found.settings.cells == 4
+    size = sum(rows.nbytes for rows in found.rows.values())
+    monkeypatch.setattr(host, "MOST_MEMORY", size)  # of both together it is twice that
+    less, retain = capture_anchors(loaded.model, loaded.clip, prompts, asked)
+    assert retain is not None
+    assert less.settings.cells == retain.settings.cells == 2

@@ -57,7 +57,7 @@ def make_activations() -> MakeActivations:
         shared = torch.Generator().manual_seed(99)
         rows = {}
         for layer, d in widths.items():
-            count = prompts * settings.latents * settings.run_steps
+            count = prompts * settings.per_prompt
             decay = torch.arange(1, d + 1) ** -1.0
             mixing = torch.linalg.qr(torch.randn(d, d, generator=shared))[0]
             mean = torch.randn(d, generator=shared) / d**0.5
