@@ -53,8 +53,9 @@ class Fitting(NamedTuple):
     overshoot: float = 1.8
     """Ridge: how far towards the neighbours' mean the concept is sent, 1 is there."""
 
-    reach: float = 1.4
-    """Mosaic: how far towards the neighbours the concept is sent, 1 is their mean."""
+    reach: float = 0.0
+    """Mosaic: how far towards the neighbours the concept is sent, 1 is their mean; 0 leaves it to
+    the method."""
 
     shrinkage: float = 0.01
     """LEACE: share of the covariance that is replaced by a multiple of the identity."""

@@ -136,13 +136,14 @@ class Fit(io.ComfyNode):
                         io.Float.Input(
                             "reach",
                             default=default.reach,
-                            min=0.1,
+                            min=0.0,
                             max=5.0,
                             step=0.05,
                             round=ENERGY_STEP,
                             tooltip=(
-                                "mosaic: how far the concept is sent, 0.1 to 5. 1 is the "
-                                "neighbours' mean, more goes beyond it and erases what 1 leaves."
+                                "mosaic: how far the concept is sent, 0 to 5. 1 is the neighbours' "
+                                "mean, more goes beyond it and erases what 1 leaves. 0: 1.6 for "
+                                "one concept, less for more of them."
                             ),
                         )
                     )

@@ -14,6 +14,7 @@ from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser, Provenance, compressed, contribution
 from ..errors import EraserError, FitError
 from ..text import TextTask
+from ..thin import thin_product
 
 
 def check_number(
@@ -117,12 +118,13 @@ def fitted_text(
 
 
 def everywhere(task: TextTask, left: Tensor, right: Tensor) -> dict[str, LayerEraser]:
-    """One edit on the side of the text for every layer of the model.
+    """One edit on the side of the text for every layer of the model, at its numerical rank.
 
     Args:
         left: L (D, r), float64.
         right: R (r, D).
     """
+    left, right = thin_product(left, right)
     rows = scaled_rows(task.forget.last).float()
     one = LayerEraser(left.float(), right.float(), rows, "text")
     return dict.fromkeys(task.model.layers, one)

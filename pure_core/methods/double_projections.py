@@ -26,7 +26,6 @@ from ..eraser import Edit, Eraser, LayerEraser, product
 from ..errors import FitError
 from ..progress import Progress, no_progress
 from ..text import TextTask
-from ..thin import thin_product
 from .common import everywhere, fitted_text
 
 EDIT: Edit = "keys and values"
@@ -62,7 +61,7 @@ def fit_double_projections(task: TextTask, *, progress: Progress = no_progress) 
             "can be erased without changing those. Use fewer retain prompts."
         )
     whole = product(edits)
-    layers = everywhere(task, *thin_product(whole.proj_left, whole.proj_right))
+    layers = everywhere(task, whole.proj_left, whole.proj_right)
     return fitted_text("double projections", {}, EDIT, layers, task)
 
 

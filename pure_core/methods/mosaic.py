@@ -13,7 +13,10 @@ and cell. Against all phrasings, "a drawing of" the concept would be moved away 
 
     E - I = reach (T_F - H_F)^T H_F / n_F A^-1
 
-With one cell and one phrasing it is the ridge eraser.
+With one cell and one phrasing it is the ridge eraser. The more concepts are erased at once, the
+less they need to be sent beyond their neighbours and the more that costs everything else: left to
+itself `reach` goes down from 1.6 for one concept to 1.3 for ten. Both were chosen on development
+concepts of the small model, the curve between them is a guess.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ from .ridge import require_neighbours, ridge_factors
 
 EDIT: Edit = "values"
 
+BEYOND = 0.6
+"""How far beyond its neighbours' mean a single concept is sent."""
+
 
 @torch.no_grad()
 def fit_mosaic(
@@ -37,7 +43,7 @@ def fit_mosaic(
     retain: Activations | None,
     keep: float = 10.0,
     damping: float = 0.3,
-    reach: float = 1.0,
+    reach: float = 0.0,
     *,
     progress: Progress = no_progress,
 ) -> Eraser:
@@ -48,7 +54,8 @@ def fit_mosaic(
         retain: Activations of their neighbours' prompts, in the same phrasings.
         keep: lambda >= 0. Higher keeps the neighbours better and erases less.
         damping: mu > 0. Higher changes less in directions that few rows use.
-        reach: How far towards the neighbours' mean the forget rows are sent, > 0; 1 is there.
+        reach: How far towards the neighbours' mean the forget rows are sent, >= 0; 1 is there, 0
+            is 1 + 0.6 / k^(1/3) for k concepts.
 
     Raises:
         FitError: no retain rows, settings out of range, activations captured in different ways,
@@ -57,7 +64,8 @@ def fit_mosaic(
     retain = require_neighbours("mosaic", forget, retain)
     check_number("keep", keep, least=0)
     check_number("damping", damping, above=0)
-    check_number("reach", reach, above=0)
+    check_number("reach", reach, least=0)
+    reach = reach or 1 + BEYOND / len(forget.groups) ** (1 / 3)
     pairs = alike(forget.prompts, forget.groups, retain.prompts)
     layers = {}
     for done, (layer, rows) in enumerate(forget.rows.items(), start=1):

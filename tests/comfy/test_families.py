@@ -19,8 +19,10 @@ from comfyui_pure.nodes.defaults import Fitting, Trajectory
 from comfyui_pure.nodes.host.capture import CaptureError, capture
 from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.eraser import PROJECTIONS
 from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS, fit_text
 
 from tests.comfy.families import (
     CPU,
@@ -81,12 +83,16 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     model, clip = small(name), encoder(kind.text)
     layers = cross_attention_layers(model)
     assert family(model) == kind.detected
-    trajectory = TRAJECTORY._replace(cfg=kind.cfg)
+    trajectory = TRAJECTORY._replace(cfg=kind.cfg, cells=2)
     forget, retain = (capture(model, clip, prompts, trajectory) for prompts in PROMPTS)
     plain = sample(model, clip, "a fox", steps=1)
-    for method in ("pure", "ridge"):
-        eraser = fit(method, forget, retain, **Fitting()._asdict())
-        assert eraser.widths == widths(layers)
+    task = text_task(model, clip, [PROMPTS[0]], PROMPTS[1], ["a thing"])
+    for method in ("uce", "pure", "mosaic"):
+        if method in TEXT_METHODS:
+            eraser = fit_text(method, task)
+        else:
+            eraser = fit(method, forget, retain, **Fitting()._asdict())
+        assert eraser.widths == widths(layers, eraser.side)
         assert min(eraser.ranks.values()) > 0
         patched = patch(model, eraser, 1.0, AS_FITTED)
         layer = layers[-1]

@@ -23,7 +23,7 @@ from comfyui_pure.pure_core.selection import select
 
 from dev.server import ComfyServer
 from tests.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
-from tests.comfy.families import encoder
+from tests.comfy.families import text_encoder
 from tests.comfy.stock import (
     Loaded,
     base_weight,
@@ -161,7 +161,7 @@ def test_the_end_of_a_prompt_is_found(loaded: Loaded) -> None:
         ({"anchor": "a\nb\nc"}, FitError, "anchor: expected one prompt, or as many"),
         ({"retain": "", "method": "speed"}, FitError, "retain"),
         ({"retain": "", "method": "oce"}, FitError, "retain"),
-        ({"clip": encoder("CLIP-H")}, ModelError, "clip: its vectors have 1024"),
+        ({"clip": text_encoder("CLIP-H")}, ModelError, "clip: its vectors have 1024"),
         ({"clip": None}, ModelError, "clip: expected a text encoder"),
     ],
 )

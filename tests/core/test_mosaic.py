@@ -58,6 +58,13 @@ def test_with_one_cell_and_one_phrasing_it_is_the_ridge_eraser(make_activations)
     assert one.fingerprint == other.fingerprint
 
 
+def test_left_to_itself_it_reaches_less_far_with_more_concepts(make_activations):
+    one, retain = make_activations(prompts=2, seed=1), make_activations(prompts=4, seed=2)
+    eight = replace(make_activations(prompts=8, seed=3), concepts=(1,) * 8)
+    assert fit_mosaic(one, retain).provenance.settings["reach"] == pytest.approx(1.6)
+    assert fit_mosaic(eight, retain).provenance.settings["reach"] == pytest.approx(1.3)
+
+
 def test_a_phrasing_is_not_what_is_erased(make_activations):
     """Where concept and neighbours differ only between phrasings there is nothing to erase."""
     retain = named(make_activations(prompts=2, seed=2), "cat")
@@ -102,7 +109,7 @@ def test_joined_it_is_what_fitting_together_gives(make_activations):
     [
         ({"keep": -1.0}, "keep has to be 0 or more"),
         ({"damping": 0.0}, "damping has to be above 0"),
-        ({"reach": 0.0}, "reach has to be above 0"),
+        ({"reach": -0.1}, "reach has to be 0 or more"),
         ({"reach": float("nan")}, "reach has to be"),
     ],
 )
