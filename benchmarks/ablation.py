@@ -52,17 +52,22 @@ FIELDS = (*("axis", "value", "method"), *(f"{n}_{p}" for n in Scores._fields for
 COLOURS = {"by name": FORGET, "by description": GAP, "neighbours": RETAIN, "everything else": INK}
 
 
-OWN = {
-    "reach": (0.8, 1.0, 1.2, 1.4, 1.6, 1.8),
-    "keep": (1.0, 10.0, 100.0),
-    "damping": (0.03, 0.3, 3.0),
+OWN: dict[str, dict[str, tuple[float, ...]]] = {
+    "ridge": {
+        "overshoot": (1.0, 1.4, 1.8, 2.2),
+        "keep": (1.0, 10.0, 100.0),
+        "damping": (0.03, 0.3, 3.0),
+    },
+    "mosaic": {"reach": (1.0, 1.3, 1.6, 2.0)},
+    "pure": {
+        "forget_energy": (0.99, 0.999, 0.9999, 0.99999),
+        "retain_energy": (0.3, 0.5, 0.7, 0.9, 0.99),
+    },
 }
-"""Settings of the default method."""
+"""Every method's own settings."""
 
-PURE = {
-    "forget_energy": (0.99, 0.999, 0.9999, 0.99999),
-    "retain_energy": (0.3, 0.5, 0.7, 0.9, 0.99),
-}
+BOTH = ("phrasings", "neighbours", "what is edited", "steps run, of 16")
+"""What is tried with PURE as well as with the default method."""
 
 
 class Point(NamedTuple):
@@ -86,17 +91,18 @@ class Point(NamedTuple):
 
 
 def points() -> Iterator[Point]:
-    """Every setting that is tried."""
-    for method in (METHOD, "pure"):
-        yield from (Point(axis, value, method, **change) for axis, value, change in _shared())
-    for name, values in OWN.items():
-        for value in values:
-            yield Point(name, f"{value:g}", settings={name: value})
+    """Every setting that is tried, those of methods first."""
+    for method, settings in OWN.items():
+        for name, values in settings.items():
+            for value in values:
+                change = {name: value}
+                yield Point(name.replace("_", " "), f"{value:g}", method, settings=change)
     for cells in (1, 2, 4):
-        yield Point("cells", str(cells), cells=cells)
-    for name, values in PURE.items():
-        for value in values:
-            yield Point(name.replace("_", " "), f"{value:g}", "pure", settings={name: value})
+        yield Point("cells", str(cells), "mosaic", cells=cells)
+    for axis, shown, given in _shared():
+        for method in (METHOD, "pure"):
+            if method == METHOD or axis in BOTH:
+                yield Point(axis, shown, method, **given)
     yield Point("neighbours", "0", "pure", neighbours=0)
 
 
@@ -224,7 +230,7 @@ def draw(file: Path, results: dict[tuple[str, str, str], Scores], method: str) -
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--limit", type=int, default=2, help="concepts of each kind")
+    parser.add_argument("--limit", type=int, default=1, help="concepts of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pictures")
@@ -252,7 +258,7 @@ def main() -> None:
                 writer.writerow(FIELDS)
             writer.writerow([*key, *(number for rate in scores for number in rate)])
         print(*key, *(f"{rate.value:.2f}" for rate in scores), flush=True)
-    for method in (METHOD, "pure"):
+    for method in OWN:
         draw(args.pictures / f"ablation_{method}.png", results, method)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -212,9 +213,9 @@ def main() -> None:
     name = "narrow" if args.narrow else "comfyui"
     model = Narrow() if args.narrow else Shipped()
     table = Table(args.out / "erasure.csv")
-    for seed in range(args.seeds):
+    for seed, number in itertools.product(range(args.seeds), range(args.limit)):
         for kind in kinds:
-            for concept in SPLITS[args.concepts][kind][: args.limit]:
+            for concept in SPLITS[args.concepts][kind][number : number + 1]:
                 trial = Trial.of(kind, concept, args.count, seed)._replace(unseen=[])
                 run(model, table, (name, args.concepts), trial, seed)
     stem = f"{args.concepts}-narrow" if args.narrow else args.concepts

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..pure_core.export import LORA_DTYPES, Step, export_checkpoint, export_diffusers
 from .defaults import STRENGTH
+from .files import path_output, written
 from .host import export as host
 from .host.patch import AS_FITTED
 from .host.progress import progress
@@ -65,14 +66,6 @@ def any_source_input() -> io.Boolean.Input:
     )
 
 
-def path_output() -> io.String.Output:
-    return io.String.Output(display_name="path", tooltip="What was written.")
-
-
-def written(path: str) -> io.NodeOutput:
-    return io.NodeOutput(path, ui=ui.PreviewText(path))
-
-
 def file_inputs(prefix: str) -> list[io.Input]:
     """What the nodes that start from a file ask for."""
     return [
@@ -92,7 +85,7 @@ def export(
     applied = steps(given["eraser"], given["strength"], given["edit"])
     source = host.source(given["ckpt_name"][0])
     write(source, target, applied, any_source[0], progress())
-    return written(str(target))
+    return written(target)
 
 
 class SaveCheckpoint(io.ComfyNode):
@@ -213,4 +206,4 @@ class SaveLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         target = host.target(filename_prefix[0], ".safetensors")
         host.save_lora(model[0], steps(eraser, strength, edit), LORA_DTYPES[dtype[0]], target)
-        return written(str(target))
+        return written(target)
