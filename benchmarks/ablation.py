@@ -141,7 +141,7 @@ def chosen(captured: Activations, steps: tuple[int, int] | None) -> Activations:
     }
     settings = captured.settings
     kept = type(settings)(
-        **{**settings.trajectory(), "run_steps": steps[1] - steps[0]},
+        **{**settings.trajectory(), "run_steps": steps[1] - steps[0], "cells": settings.cells},
         source_name=settings.source_name,
         source_fingerprint=settings.source_fingerprint,
     )
@@ -152,15 +152,15 @@ def captured_for(
     model: Narrow, trial: Trial, point: Point
 ) -> tuple[Activations, Activations | None]:
     """Forget and retain rows as the point asks for them."""
-    asked = point.trajectory._replace(cells=point.cells or METHODS[point.method].cells)
+    cells = point.cells or METHODS[point.method].cells
     templates = (*TEMPLATES[trial.kind], *MORE)[: point.phrasings]
     names = [name_of(trial.kind, each) for each in others(trial.kind, trial.concept)]
     forget = tuple(t.replace("{}", name_of(trial.kind, trial.concept)) for t in templates)
     retain = tuple(t.replace("{}", n) for n in names[: point.neighbours] for t in templates)
-    rows = chosen(model.captured(forget, asked), point.steps)
+    rows = chosen(model.captured(forget, point.trajectory, cells), point.steps)
     if not retain:
         return rows, None
-    return rows, chosen(model.captured(retain, asked), point.steps)
+    return rows, chosen(model.captured(retain, point.trajectory, cells), point.steps)
 
 
 def erased(model: Narrow, trial: Trial, point: Point) -> Eraser:

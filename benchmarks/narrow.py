@@ -61,10 +61,14 @@ class Narrow:
     ) -> Captured:
         """What `PURE_EraseConcept` captures for the trial's concept."""
         prompts = anchors_of(trial)
-        asked = trajectory._replace(cells=cells)
-        return Captured(self.captured(prompts.forget, asked), self.captured(prompts.retain, asked))
+        return Captured(
+            self.captured(prompts.forget, trajectory, cells),
+            self.captured(prompts.retain, trajectory, cells),
+        )
 
-    def _capture(self, prompts: tuple[str, ...], trajectory: Trajectory) -> Activations:
+    def _capture(
+        self, prompts: tuple[str, ...], trajectory: Trajectory, cells: int = 1
+    ) -> Activations:
         """What `PURE_Capture` collects, in the wide layout."""
         generator = torch.Generator().manual_seed(trajectory.seed)
         noise = torch.randn(trajectory.latents, 4, 8, 8, generator=generator)
@@ -73,7 +77,7 @@ class Narrow:
         for start in range(0, len(texts), 60):
             batch = texts[start : start + 60]
             latents = noise[[i % trajectory.latents for i in range(start, start + len(batch))]]
-            with narrow.recording(self.model, trajectory.cells) as found:
+            with narrow.recording(self.model, cells) as found:
                 narrow.sample(
                     self.model,
                     batch,
@@ -90,7 +94,7 @@ class Narrow:
             rows[name] = torch.zeros(len(found), WIDE)
             rows[name][:, INNER] = found
         settings = CaptureSettings(
-            **trajectory._asdict(), source_name="narrow", source_fingerprint=""
+            **trajectory._asdict(), cells=cells, source_name="narrow", source_fingerprint=""
         )
         return Activations(rows, prompts, settings)
 

@@ -43,7 +43,9 @@ class Capture(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, clip: Any, prompts: str, **trajectory: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, clip: Any, prompts: str, cells: int = 1, **trajectory: Any
+    ) -> io.NodeOutput:
         concepts = paragraphs(prompts)
-        captured = capture(model, clip, lines(prompts), Trajectory(**trajectory))
+        captured = capture(model, clip, lines(prompts), Trajectory(**trajectory), cells)
         return io.NodeOutput(replace(captured, concepts=tuple(map(len, concepts))))

@@ -31,8 +31,6 @@ class Trajectory(NamedTuple):
 
     sampler_name: str = "euler"
     scheduler: str = "normal"
-    cells: int = 1
-    """Activations are averaged over the parts of a grid of cells x cells, 1: the whole picture."""
 
 
 class Fitting(NamedTuple):

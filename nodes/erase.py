@@ -89,8 +89,8 @@ class EraseConcept(io.ComfyNode):
                 f"neighbours: the method {method} sends the concept to its neighbours, expected at "
                 "least one line, got none. List some, or choose the method pure."
             )
-        asked = Trajectory(**trajectory, cells=METHODS[method].cells)
-        forget, retain = capture_anchors(model, clip, prompts, asked)
+        cells = METHODS[method].cells
+        forget, retain = capture_anchors(model, clip, prompts, Trajectory(**trajectory), cells)
         eraser = fit(method, forget, retain, progress(), **Fitting()._asdict())
         if max_rank:
             eraser = eraser.limited(max_rank)

@@ -109,6 +109,16 @@ class FitText(io.ComfyNode):
                         0.1,
                     )
                 ),
+                optional(
+                    _setting(
+                        "alpha",
+                        1.0,
+                        1000.0,
+                        "cure: how many directions count, 1 to 1000. 2 is the authors' for objects "
+                        "and artists, 5 for unsafe content.",
+                        0.1,
+                    )
+                ),
                 advanced(
                     optional(
                         _setting(
@@ -134,16 +144,6 @@ class FitText(io.ComfyNode):
                         )
                     )
                 ),
-                optional(
-                    _setting(
-                        "alpha",
-                        1.0,
-                        1000.0,
-                        "cure: how many directions count, 1 to 1000. 2 is the authors' for objects "
-                        "and artists, 5 for unsafe content.",
-                        0.1,
-                    )
-                ),
                 advanced(
                     optional(
                         io.Int.Input(
@@ -151,6 +151,7 @@ class FitText(io.ComfyNode):
                             default=default.rounds,
                             min=0,
                             max=100,
+                            step=1,
                             tooltip="rece: rounds of erasing what brings it back, 0 to 100.",
                         )
                     )

@@ -91,7 +91,7 @@ def templates_input() -> io.String.Input:
 
 
 def trajectory_inputs() -> list[io.Input]:
-    """One input per field of `Trajectory` but `cells`, in its order."""
+    """One input per field of `Trajectory`, in its order."""
     default = Trajectory()
     return [
         io.Int.Input(
@@ -182,7 +182,7 @@ def cells_input() -> io.Int.Input:
         optional(
             io.Int.Input(
                 "cells",
-                default=Trajectory().cells,
+                default=1,
                 min=1,
                 max=16,
                 step=1,

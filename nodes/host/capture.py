@@ -67,12 +67,19 @@ class Row(NamedTuple):
 
 
 def capture(
-    model: ModelPatcher, clip: CLIP, prompts: Sequence[str], trajectory: Trajectory
+    model: ModelPatcher,
+    clip: CLIP,
+    prompts: Sequence[str],
+    trajectory: Trajectory,
+    cells: int = 1,
 ) -> Activations:
     """Capture every cross-attention layer for every prompt, latent and step.
 
     The starting latent j depends on the seed and j alone, so all prompts start from the same
     noise and a row does not depend on which rows it was sampled with.
+
+    Args:
+        cells: Rows are averages over the parts of a grid of cells x cells; 1 is over all.
 
     Raises:
         CaptureError: no prompts, settings out of range, invalid numbers in the model, or
@@ -80,10 +87,11 @@ def capture(
         ModelError: no cross-attention layers or no text encoder.
         InterruptProcessingException: the person cancelled.
     """
-    _check(prompts, trajectory)
+    _check(prompts, trajectory, cells)
     layers = cross_attention_layers(model)
     settings = CaptureSettings(
         **trajectory._asdict(),
+        cells=cells,
         source_name=display_name(model),
         source_fingerprint=fingerprint(model),
         source_sketch=sketches(model, layers),
@@ -94,7 +102,7 @@ def capture(
     sigmas = _sigmas(model, trajectory)
     batches = _batches(encoded, trajectory.latents, _rows_per_call(model, noise, trajectory.cfg))
     progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
-    grid = _Grid(trajectory.cells, tuple(noise.shape[-2:]))
+    grid = _Grid(cells, tuple(noise.shape[-2:]))
     collector = ActivationCollector(widths(layers), prompts, settings)
     for batch in batches:
         recorder = _Recorder(layers, sigmas[:-1].tolist(), len(batch), grid)
@@ -120,11 +128,12 @@ def capture(
 
 
 def capture_anchors(
-    model: ModelPatcher, clip: CLIP, prompts: Anchors, trajectory: Trajectory
+    model: ModelPatcher, clip: CLIP, prompts: Anchors, trajectory: Trajectory, cells: int = 1
 ) -> tuple[Activations, Activations | None]:
     """Capture forget and retain prompts in one run: fewer model calls and one progress bar.
 
-    `trajectory.cells` is lowered where the rows would not fit into `MOST_MEMORY`.
+    Args:
+        cells: As for `capture`; lowered where the rows would not fit into `MOST_MEMORY`.
 
     Returns:
         The concepts' activations, and the neighbours', None if there are none.
@@ -133,23 +142,20 @@ def capture_anchors(
         As `capture` does.
     """
     every = prompts.forget + prompts.retain
-    cells = _affordable(model, len(every), trajectory)
-    together = capture(model, clip, every, trajectory._replace(cells=cells))
+    while cells > 1 and _row_bytes(model, len(every), trajectory) * cells**2 > MOST_MEMORY:
+        cells //= 2
+    together = capture(model, clip, every, trajectory, cells)
     forget, retain = together.split(len(prompts.forget))
     return replace(forget, concepts=tuple(map(len, prompts.concepts))), retain
 
 
-def _affordable(model: ModelPatcher, prompts: int, trajectory: Trajectory) -> int:
-    """The number of cells, halved until the rows of all layers fit into `MOST_MEMORY`."""
-    row = 4 * sum(widths(cross_attention_layers(model)).values())
-    rows = prompts * trajectory.latents * trajectory.run_steps
-    cells = trajectory.cells
-    while cells > 1 and rows * cells**2 * row > MOST_MEMORY:
-        cells //= 2
-    return cells
+def _row_bytes(model: ModelPatcher, prompts: int, trajectory: Trajectory) -> int:
+    """What the rows of all layers take with one cell."""
+    numbers = sum(widths(cross_attention_layers(model)).values())
+    return 4 * numbers * prompts * trajectory.latents * trajectory.run_steps
 
 
-def _check(prompts: Sequence[str], trajectory: Trajectory) -> None:
+def _check(prompts: Sequence[str], trajectory: Trajectory, cells: int) -> None:
     if not prompts:
         raise CaptureError(
             "prompts: expected at least one line, got none. If this is the retain side of a "
@@ -160,8 +166,8 @@ def _check(prompts: Sequence[str], trajectory: Trajectory) -> None:
             f"run_steps: expected 1 to steps ({trajectory.steps}), got {trajectory.run_steps}. "
             "Lower run_steps or raise steps."
         )
-    if trajectory.cells < 1:
-        raise CaptureError(f"cells: expected 1 or more, got {trajectory.cells}.")
+    if cells < 1:
+        raise CaptureError(f"cells: expected 1 or more, got {cells}.")
     if trajectory.latents < 1:
         raise CaptureError(f"latents: expected 1 or more, got {trajectory.latents}.")
     for name in ("width", "height"):

@@ -88,8 +88,8 @@ class Shipped:
 
     def capture(self, trial: Trial, cells: int = METHODS[METHOD].cells) -> Captured:
         """Activations for a trial's concept, as `PURE_EraseConcept` takes them."""
-        trajectory = TRAJECTORY._replace(cells=cells)
-        forget, retain = capture_anchors(self.model, self.clip, anchors_of(trial), trajectory)
+        asked = (anchors_of(trial), TRAJECTORY, cells)
+        forget, retain = capture_anchors(self.model, self.clip, *asked)
         assert retain is not None
         return Captured(forget, retain)
 

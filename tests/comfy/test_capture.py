@@ -390,7 +390,7 @@ def test_settings_are_recorded(loaded: Loaded) -> None:
 
 def test_cells_are_parts_of_the_picture(loaded: Loaded) -> None:
     whole = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK)
-    parts = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK._replace(cells=2))
+    parts = capture(loaded.model, loaded.clip, PROMPTS[:2], QUICK, 2)
     for layer, rows in whole.rows.items():
         assert parts.rows[layer].shape == (4 * len(rows), rows.shape[1])
         assert torch.allclose(parts.pooled().rows[layer], rows, atol=TOLERANCE)
@@ -412,11 +412,11 @@ def test_anchors_take_fewer_cells_where_memory_is_short(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = Anchors((PROMPTS[:1],), PROMPTS[1:2])
-    asked = QUICK._replace(cells=4)
-    found, _ = capture_anchors(loaded.model, loaded.clip, prompts, asked)
+    asked = (prompts, QUICK, 4)
+    found, _ = capture_anchors(loaded.model, loaded.clip, *asked)
     assert found.settings.cells == 4
     size = sum(rows.nbytes for rows in found.rows.values())
     monkeypatch.setattr(host, "MOST_MEMORY", size)  # of both together it is twice that
-    less, retain = capture_anchors(loaded.model, loaded.clip, prompts, asked)
+    less, retain = capture_anchors(loaded.model, loaded.clip, *asked)
     assert retain is not None
     assert less.settings.cells == retain.settings.cells == 2

@@ -83,8 +83,8 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     model, clip = small(name), encoder(kind.text)
     layers = cross_attention_layers(model)
     assert family(model) == kind.detected
-    trajectory = TRAJECTORY._replace(cfg=kind.cfg, cells=2)
-    forget, retain = (capture(model, clip, prompts, trajectory) for prompts in PROMPTS)
+    trajectory = TRAJECTORY._replace(cfg=kind.cfg)
+    forget, retain = (capture(model, clip, prompts, trajectory, 2) for prompts in PROMPTS)
     plain = sample(model, clip, "a fox", steps=1)
     task = text_task(model, clip, [PROMPTS[0]], PROMPTS[1], ["a thing"])
     for method in ("uce", "pure", "mosaic"):

@@ -48,7 +48,10 @@ TABLE = {
         [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
     ),
     "PURE_FitText": (
-        ["clip", "model", "forget", "retain", "method", "anchor"],
+        [
+            *("clip", "model", "forget", "retain", "method"),
+            *("anchor", "erase", "preserve", "alpha"),
+        ],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_Patch": (
@@ -94,10 +97,11 @@ TABLE = {
 """Node id -> its first inputs and its outputs: saved workflows rely on them."""
 
 LATER = {
+    "PURE_Capture": ["cells"],
     "PURE_Fit": ["max_rank", "shrinkage", "reach"],
     "PURE_FitText": [
-        *("erase", "preserve", "ridge", "tokens", "alpha", "rounds", "recovery", "threshold"),
-        *("regularisation", "rotation", "max_rank"),
+        *("ridge", "tokens", "rounds", "recovery", "threshold", "regularisation"),
+        *("rotation", "max_rank"),
     ],
     "PURE_Patch": ["layers", "contribution"],
     "PURE_CombineErasers": ["max_rank"],
