@@ -31,7 +31,9 @@ from comfyui_pure.nodes.prompts import anchors
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.combine import combine
 from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.methods import METHODS as METHOD_TABLE
 from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.methods.mosaic import usual_reach
 
 from tests.comfy.shipped import TRAJECTORY, Shipped
 from tests.world.judge import read
@@ -47,13 +49,15 @@ from tests.world.vocabulary import DEVELOPMENT, HELD_OUT
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
-METHODS, MODES = ("pure", "ridge"), ("joint", "in sequence")
+METHODS, MODES = ("pure", "ridge", "mosaic"), ("joint", "in sequence")
 KEPT = {"character": 9, "object": 4, "style": 3, "unsafe content": 1}
 """Concepts of each kind that are kept, the last of their list."""
 NUMBERS = ("by name", "by description", "neighbours", "everything else")
 KEY = ("what", "concepts", "method", "mode")
 FITTED = ("ranks", "seconds", "order")
 FIELDS = (*KEY, *(f"{number} {part}" for number in NUMBERS for part in ("hits", "of")), *FITTED)
+
+CELLS = METHOD_TABLE["mosaic"].cells
 
 Concept = tuple[str, str]
 """Kind and name."""
@@ -111,7 +115,7 @@ class Captures:
     def _capture(self, concept: Concept) -> Activations:
         kind, name = concept
         prompts = anchors(name_of(kind, name), kind, "").forget
-        return capture(self._shipped.model, self._shipped.clip, prompts, TRAJECTORY)
+        return capture(self._shipped.model, self._shipped.clip, prompts, TRAJECTORY, CELLS)
 
     def each(self, concepts: Iterable[Concept]) -> list[Activations]:
         """The activations of every concept."""
@@ -196,6 +200,8 @@ def run(shipped: Shipped, table: Table, task: Task, count: int) -> None:
             concepts = captures.each(task.erased)
             started = time.monotonic()
             settings = Fitting()._asdict()
+            if key[3] == "joint":  # as fitting them at once has it
+                settings["reach"] = usual_reach(len(concepts))
             erasers = [fit(key[2], each, retain, **settings) for each in concepts]
             eraser = combine(erasers, key[3], retain) if key[3] else erasers[0]
             ranks = eraser.ranks.values()
@@ -214,11 +220,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--concepts", choices=SPLITS, default="held-out")
     parser.add_argument("--count", type=int, default=40, help="prompts for each number")
+    parser.add_argument("--number", type=int, help="only the tasks of so many concepts")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     table, shipped = Table(args.out / "concepts.csv"), Shipped()
     for task in tasks(args.concepts):
+        if args.number not in (None, len(task.erased)):
+            continue
         run(shipped, table, task, args.count)
         (args.out / "concepts.md").write_text(table.markdown(), encoding="utf-8")
     print(table.markdown())

@@ -65,7 +65,7 @@ def fit_mosaic(
     check_number("keep", keep, least=0)
     check_number("damping", damping, above=0)
     check_number("reach", reach, least=0)
-    reach = reach or 1 + BEYOND / len(forget.groups) ** (1 / 3)
+    reach = reach or usual_reach(len(forget.groups))
     pairs = alike(forget.prompts, forget.groups, retain.prompts)
     layers = {}
     for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
@@ -80,6 +80,11 @@ def fit_mosaic(
         progress(done, len(forget.rows))
     settings: dict[str, float | str] = {"keep": keep, "damping": damping, "reach": reach}
     return fitted("mosaic", settings, EDIT, layers, forget=forget, retain=retain)
+
+
+def usual_reach(concepts: int) -> float:
+    """How far so many concepts are sent that are erased at once."""
+    return 1 + BEYOND / concepts ** (1 / 3)
 
 
 def targets(retain: Activations, layer: str, pairs: list[list[int]]) -> Tensor:
