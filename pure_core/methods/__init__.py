@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..activations import Activations
 from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import FitError
 from ..progress import Progress, no_progress
 from . import leace, mosaic, pure, ridge
+from .common import by_name
 from .leace import fit_leace
 from .mosaic import fit_mosaic
 from .pure import fit_pure, join_pure
@@ -80,14 +80,7 @@ def fit(
         FitError: unknown method or setting, a setting out of range, or forget and retain
             captured in different ways.
     """
-    if method not in METHODS:
-        raise FitError(f"Unknown method {method!r}: expected one of {', '.join(METHODS)}.")
-    known = {name for each in METHODS.values() for name in each.settings}
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
-    chosen = METHODS[method]
-    own = {name: settings[name] for name in chosen.settings if name in settings}
+    chosen, own = by_name(METHODS, method, settings)
     if chosen.cells == 1:
         forget, retain = forget.pooled(), retain and retain.pooled()
     return chosen.fit(forget, retain, **own, progress=progress)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..eraser import Edit, Eraser
-from ..errors import FitError
 from ..progress import Progress, no_progress
 from ..text import TextTask
 from . import cure, double_projections, oce, rece, speed, uce
+from .common import by_name
 
 __all__ = ["TEXT_METHODS", "TextMethod", "fit_text"]
 
@@ -52,12 +52,5 @@ def fit_text(
         FitError: unknown method or setting, a setting out of range, or prompts that the method
             cannot do without.
     """
-    if method not in TEXT_METHODS:
-        raise FitError(f"Unknown method {method!r}: expected one of {', '.join(TEXT_METHODS)}.")
-    known = {name for each in TEXT_METHODS.values() for name in each.settings}
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
-    chosen = TEXT_METHODS[method]
-    own = {name: settings[name] for name in chosen.settings if name in settings}
+    chosen, own = by_name(TEXT_METHODS, method, settings)
     return chosen.fit(task, **own, progress=progress)

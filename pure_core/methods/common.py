@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,36 @@ from ..eraser import Edit, Eraser, LayerEraser, Provenance, compressed, contribu
 from ..errors import EraserError, FitError
 from ..text import TextTask
 from ..thin import thin_product
+
+
+class _Named(Protocol):
+    """A method in a table."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of its settings."""
+
+
+M = TypeVar("M", bound=_Named)
+S = TypeVar("S")
+
+
+def by_name(
+    table: Mapping[str, M], method: str, settings: Mapping[str, S]
+) -> tuple[M, dict[str, S]]:
+    """A table's method and, of the settings given, its own; those of others are passed over.
+
+    Raises:
+        FitError: the table has no such method, or none with such a setting.
+    """
+    if method not in table:
+        raise FitError(f"Unknown method {method!r}: expected one of {', '.join(table)}.")
+    known = {name for each in table.values() for name in each.settings}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise FitError(f"Unknown settings {unknown}: expected some of {sorted(known)}.")
+    chosen = table[method]
+    return chosen, {name: settings[name] for name in chosen.settings if name in settings}
 
 
 def check_number(

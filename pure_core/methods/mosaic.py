@@ -84,7 +84,8 @@ def fit_mosaic(
 
 def usual_reach(concepts: int) -> float:
     """How far so many concepts are sent that are erased at once."""
-    return 1 + BEYOND / concepts ** (1 / 3)
+    reach: float = 1 + BEYOND / concepts ** (1 / 3)
+    return reach
 
 
 def targets(retain: Activations, layer: str, pairs: list[list[int]]) -> Tensor:
