@@ -33,7 +33,6 @@ from comfyui_pure.pure_core.combine import combine
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.methods import METHODS as METHOD_TABLE
 from comfyui_pure.pure_core.methods import fit
-from comfyui_pure.pure_core.methods.mosaic import usual_reach
 
 from tests.comfy.shipped import TRAJECTORY, Shipped
 from tests.world.judge import read
@@ -200,8 +199,6 @@ def run(shipped: Shipped, table: Table, task: Task, count: int) -> None:
             concepts = captures.each(task.erased)
             started = time.monotonic()
             settings = Fitting()._asdict()
-            if key[3] == "joint":  # as fitting them at once has it
-                settings["reach"] = usual_reach(len(concepts))
             erasers = [fit(key[2], each, retain, **settings) for each in concepts]
             eraser = combine(erasers, key[3], retain) if key[3] else erasers[0]
             ranks = eraser.ranks.values()

@@ -27,6 +27,11 @@ from .types import (
     trajectory_inputs,
 )
 
+FEWER = (
+    "\nCaptured by {0} x {0} cells instead of {1} x {1}, which would take too much memory. For "
+    "more cells use fewer latents or neighbours."
+)
+
 
 class EraseConcept(io.ComfyNode):
     @classmethod
@@ -96,5 +101,6 @@ class EraseConcept(io.ComfyNode):
             eraser = eraser.limited(max_rank)
         report = FitReport.of(eraser, forget, retain, progress())
         patched = patch(model, eraser, strength, AS_FITTED)
-        words = f"{report.summary()}\n{describe(model, eraser, strength, AS_FITTED)}"
+        fewer = "" if cells == forget.settings.cells else FEWER.format(forget.settings.cells, cells)
+        words = f"{report.summary()}\n{describe(model, eraser, strength, AS_FITTED)}{fewer}"
         return io.NodeOutput(patched, eraser, to_image(draw(report)), words)

@@ -274,6 +274,7 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
     ranks, widths = eraser.ranks.values(), eraser.widths.values()
     return {
         "layers": len(eraser.layers),
+        "side": eraser.side,
         "widths": sorted(set(widths)),
         "ranks": [min(ranks), max(ranks)],
         "fingerprint": eraser.fingerprint,

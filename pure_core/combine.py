@@ -83,17 +83,19 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
     for other in made:
         _require_joinable(first, other)
     assert method is not None and method.join is not None  # or it were not joinable
+    if retain is not None and method.cells == 1:
+        retain = retain.pooled()  # as every fit of the method has it
     own = retain or next((each.retain for each in erasers if each.retain is not None), None)
     if own is not None:
         _require_comparable(erasers[0], own)
     if method.own_retain or retain is None:
         _require_same_retain(made, own)
-    weights = _weights(made)
+    weights, concepts = _weights(made), [len(each.groups) for each in made]
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
         rows = None if own is None else own.rows[name]
         parts = [each.layers[name] for each in erasers]
-        layers[name] = method.join(parts, weights, rows, first.settings)
+        layers[name] = method.join(parts, weights, rows, first.settings, concepts)
         progress(done, len(erasers[0].layers))
     record = replace(
         _record(made),

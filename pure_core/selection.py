@@ -74,8 +74,9 @@ def _shares(eraser: Eraser) -> Mapping[str, float]:
     shares = eraser.provenance.contribution
     if shares.keys() != eraser.layers.keys():
         raise EraserError(
-            "contribution: the eraser does not say how much each of its layers does: it was saved "
-            "by an earlier version, or combined of such. Fit it again, or choose layers by name."
+            "contribution: the eraser does not say how much each of its layers does: it works on "
+            "the text, was saved by an earlier version, or combined of such. Choose layers by "
+            "name, or fit it again."
         )
     return shares
 

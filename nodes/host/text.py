@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from torch import Tensor
 
+from ...pure_core.errors import FitError
 from ...pure_core.text import TextModel, TextTask, TextVectors, repeated
 from .conditioning import encode
 from .fingerprint import fingerprint, sketches
@@ -33,7 +34,7 @@ def text_task(
     Raises:
         ModelError: no cross-attention layers, quantised weights, no text encoder, or one whose
             vectors are not what the layers read.
-        FitError: another number of anchors than of prompts.
+        FitError: another number of anchors than of prompts, or a prompt that is too long.
     """
     layers = cross_attention_layers(model)
     require_plain_weights(layers)
@@ -76,8 +77,16 @@ def _end(clip: CLIP, prompt: str) -> int:
     """Where the prompt's end token stands: where the padding of the empty prompt begins.
 
     Text encoders that are read side by side share one count of tokens, so the first speaks for
-    all.
+    all. Tokens of a textual inversion are vectors.
+
+    Raises:
+        FitError: a prompt that is longer than the text encoder reads at once.
     """
     rows, (empty, *_) = (next(iter(clip.tokenize(text).values())) for text in (prompt, ""))
-    end = empty[1][0]
-    return next(index for index, token in enumerate(rows[0]) if index and token[0] == end)
+    if len(rows) > 1:
+        raise FitError(
+            f"'{prompt[:40]}...' is longer than the text encoder reads at once. Text-side methods "
+            "need prompts of at most 75 tokens: shorten it."
+        )
+    places = [i for i, (token, *_) in enumerate(rows[0]) if i and isinstance(token, int)]
+    return next(i for i in places if rows[0][i][0] == empty[1][0])

@@ -61,6 +61,7 @@ class Step:
             del made[name]
         return {
             **made,
+            "side": self.eraser.side,
             "fingerprint": self.eraser.fingerprint,
             "strength": self.strength,
             "edit": self.edited,

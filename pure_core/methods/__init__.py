@@ -13,17 +13,24 @@ from ..progress import Progress, no_progress
 from . import leace, mosaic, pure, ridge
 from .common import by_name
 from .leace import fit_leace
-from .mosaic import fit_mosaic
+from .mosaic import fit_mosaic, join_mosaic
 from .pure import fit_pure, join_pure
 from .ridge import fit_ridge, join_ridge
 
 __all__ = ["METHODS", "Join", "Method", "fit", "fit_leace", "fit_mosaic", "fit_pure", "fit_ridge"]
 
 Join = Callable[
-    [Sequence[LayerEraser], Sequence[float], Tensor | None, Mapping[str, float | str]], LayerEraser
+    [
+        Sequence[LayerEraser],
+        Sequence[float],
+        Tensor | None,
+        Mapping[str, float | str],
+        Sequence[int],
+    ],
+    LayerEraser,
 ]
-"""(one layer of every eraser, their shares of all rows, retain rows or None, settings) -> the
-layer of all."""
+"""(one layer of every eraser, their shares of all rows, retain rows or None, settings, how many
+concepts each has) -> the layer of all."""
 
 
 class Method(NamedTuple):
@@ -59,7 +66,7 @@ METHODS: dict[str, Method] = {
     ),
     "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot"), join_ridge, True),
     "mosaic": Method(
-        fit_mosaic, mosaic.EDIT, ("keep", "damping", "reach"), join_ridge, own_retain=True, cells=4
+        fit_mosaic, mosaic.EDIT, ("keep", "damping", "reach"), join_mosaic, own_retain=True, cells=4
     ),
     "leace": Method(fit_leace, leace.EDIT, ("shrinkage",)),
 }

@@ -143,20 +143,29 @@ def fitted_text(
         created=today(),
         plugin_version=__version__,
         concepts=task.forget.concepts,
-        contribution=contribution(layers),
+        contribution=_of_activations(layers),
     )
     return Eraser(layers, made)
 
 
-def everywhere(task: TextTask, left: Tensor, right: Tensor) -> dict[str, LayerEraser]:
+def _of_activations(layers: Mapping[str, LayerEraser]) -> dict[str, float]:
+    """What layers contribute; on the side of the text it would say nothing about a layer."""
+    on_text = any(layer.side == "text" for layer in layers.values())
+    return {} if on_text else contribution(layers)
+
+
+def everywhere(
+    task: TextTask, left: Tensor, right: Tensor, edited: Tensor
+) -> dict[str, LayerEraser]:
     """One edit on the side of the text for every layer of the model, at its numerical rank.
 
     Args:
         left: L (D, r), float64.
         right: R (r, D).
+        edited: The concept's vectors that are edited (n, D).
     """
     left, right = thin_product(left, right)
-    rows = scaled_rows(task.forget.last).float()
+    rows = scaled_rows(edited).float()
     one = LayerEraser(left.float(), right.float(), rows, "text")
     return dict.fromkeys(task.model.layers, one)
 

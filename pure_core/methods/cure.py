@@ -42,7 +42,8 @@ def fit_cure(task: TextTask, alpha: float = 2.0, *, progress: Progress = no_prog
     retain = None if task.retain is None else task.retain.words
     factors = cure_factors(task.forget.words, retain, alpha)
     progress(1, 1)
-    return fitted_text("cure", {"alpha": alpha}, EDIT, everywhere(task, *factors), task)
+    layers = everywhere(task, *factors, task.forget.words)
+    return fitted_text("cure", {"alpha": alpha}, EDIT, layers, task)
 
 
 def cure_factors(forget: Tensor, retain: Tensor | None, alpha: float) -> tuple[Tensor, Tensor]:

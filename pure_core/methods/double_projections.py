@@ -61,7 +61,7 @@ def fit_double_projections(task: TextTask, *, progress: Progress = no_progress) 
             "can be erased without changing those. Use fewer retain prompts."
         )
     whole = product(edits)
-    layers = everywhere(task, whole.proj_left, whole.proj_right)
+    layers = everywhere(task, whole.proj_left, whole.proj_right, task.forget.words)
     return fitted_text("double projections", {}, EDIT, layers, task)
 
 

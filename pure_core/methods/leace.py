@@ -56,8 +56,7 @@ def fit_leace(
         )
     check_number("shrinkage", shrinkage, above=0, most=1)
     require_comparable(forget, retain)
-    each = forget.settings.latents * forget.settings.run_steps
-    sizes = [count * each for count in forget.groups]
+    sizes = [count * forget.settings.per_prompt for count in forget.groups]
     layers = {}
     for done, (name, rows) in enumerate(forget.rows.items(), start=1):
         left, right = leace_factors(rows.double(), sizes, retain.rows[name].double(), shrinkage)

@@ -21,6 +21,8 @@ concepts of the small model, the curve between them is a guess.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ from ..eraser import Edit, Eraser, LayerEraser
 from ..phrasings import alike
 from ..progress import Progress, no_progress
 from .common import check_number, fitted, scaled_rows
-from .ridge import require_neighbours, ridge_factors
+from .ridge import join_ridge, require_neighbours, ridge_factors
 
 EDIT: Edit = "values"
 
@@ -65,6 +67,7 @@ def fit_mosaic(
     check_number("keep", keep, least=0)
     check_number("damping", damping, above=0)
     check_number("reach", reach, least=0)
+    settings: dict[str, float | str] = {"keep": keep, "damping": damping, "reach": reach}
     reach = reach or usual_reach(len(forget.groups))
     pairs = alike(forget.prompts, forget.groups, retain.prompts)
     layers = {}
@@ -78,8 +81,28 @@ def fit_mosaic(
         )
         layers[layer] = LayerEraser((reach * left).float(), right.float(), scaled_rows(rows))
         progress(done, len(forget.rows))
-    settings: dict[str, float | str] = {"keep": keep, "damping": damping, "reach": reach}
     return fitted("mosaic", settings, EDIT, layers, forget=forget, retain=retain)
+
+
+@torch.no_grad()
+def join_mosaic(
+    layers: Sequence[LayerEraser],
+    weights: Sequence[float],
+    retain: Tensor | None,
+    settings: Mapping[str, float | str],
+    concepts: Sequence[int],
+) -> LayerEraser:
+    """The mosaic eraser of several concepts: as the ridge eraser's, at the reach of all of them.
+
+    Raises:
+        EraserError: an eraser without the rows it was fitted on.
+    """
+    if settings["reach"]:
+        return join_ridge(layers, weights, retain, settings, concepts)
+    pairs = zip(layers, concepts, strict=True)
+    alone = [layer.scaled(1 / usual_reach(count)) for layer, count in pairs]
+    joined = join_ridge(alone, weights, retain, settings, concepts)
+    return joined.scaled(usual_reach(sum(concepts)))
 
 
 def usual_reach(concepts: int) -> float:

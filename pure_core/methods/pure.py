@@ -81,6 +81,7 @@ def join_pure(
     weights: Sequence[float],
     retain: Tensor | None,
     settings: Mapping[str, float | str],
+    _concepts: Sequence[int],
 ) -> LayerEraser:
     """PURE for several concepts: one V_F over all forget rows, protected by one V_R.
 

@@ -65,14 +65,16 @@ def fit_rece(
     moment = weight_moment(task, progress)
     weights = {"erase": erase, "preserve": preserve, "ridge": ridge}
     edit = _text(*uce_factors(forget, target, kept, **weights))
+    edited = [forget]
     for _ in range(int(rounds)):
         found = recovered(forget, edit.P, moment, recovery)
+        edited.append(found)
         again = _text(*uce_factors(found, target, kept, **weights))
         edit = edit.then(again)
         edit = _text(*thin_product(edit.proj_left, edit.proj_right))
     settings = settings_of(erase, preserve, ridge, tokens)
     settings |= {"rounds": rounds, "recovery": recovery}
-    layers = everywhere(task, edit.proj_left, edit.proj_right)
+    layers = everywhere(task, edit.proj_left, edit.proj_right, torch.cat(edited))
     return fitted_text("rece", settings, EDIT, layers, task)
 
 

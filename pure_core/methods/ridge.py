@@ -132,6 +132,7 @@ def join_ridge(
     weights: Sequence[float],
     retain: Tensor | None,
     settings: Mapping[str, float | str],
+    _concepts: Sequence[int],
 ) -> LayerEraser:
     """The ridge eraser of several concepts, from each one's own eraser and rows.
 

@@ -61,7 +61,7 @@ def fit_uce(
     factors = uce_factors(forget, target, kept, erase=erase, preserve=preserve, ridge=ridge)
     progress(1, 1)
     settings = settings_of(erase, preserve, ridge, tokens)
-    return fitted_text("uce", settings, EDIT, everywhere(task, *factors), task)
+    return fitted_text("uce", settings, EDIT, everywhere(task, *factors, forget), task)
 
 
 def check_weights(erase: float, preserve: float, ridge: float, tokens: str) -> None:

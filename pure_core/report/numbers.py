@@ -219,7 +219,7 @@ class FitReport:
 
 def summary(eraser: Eraser) -> str:
     """What an eraser is, in a few lines of text."""
-    layers = eraser.layers.values()
+    layers = {id(layer): layer for layer in eraser.layers.values()}.values()
     factors = sum(2 * 4 * layer.rank * layer.width for layer in layers)
     rows = sum(4 * layer.rows.numel() for layer in layers if layer.rows is not None)
     sizes = _sizes(eraser.ranks, eraser.widths)

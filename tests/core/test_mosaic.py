@@ -61,8 +61,11 @@ def test_with_one_cell_and_one_phrasing_it_is_the_ridge_eraser(make_activations)
 def test_left_to_itself_it_reaches_less_far_with_more_concepts(make_activations):
     one, retain = make_activations(prompts=2, seed=1), make_activations(prompts=4, seed=2)
     eight = replace(make_activations(prompts=8, seed=3), concepts=(1,) * 8)
-    assert fit_mosaic(one, retain).provenance.settings["reach"] == pytest.approx(1.6)
-    assert fit_mosaic(eight, retain).provenance.settings["reach"] == pytest.approx(1.3)
+    for forget, reach in ((one, 1.6), (eight, 1.3)):
+        usual, said = fit_mosaic(forget, retain), fit_mosaic(forget, retain, reach=reach)
+        assert usual.provenance.settings["reach"] == 0
+        for name, layer in usual.layers.items():
+            assert torch.allclose(layer.P, said.layers[name].P, atol=1e-6)
 
 
 def test_a_phrasing_is_not_what_is_erased(make_activations):
@@ -92,14 +95,15 @@ def test_pooled_rows_are_the_mean_over_cells(make_activations):
     assert pooled.pooled() is pooled
 
 
-def test_joined_it_is_what_fitting_together_gives(make_activations):
+@pytest.mark.parametrize("reach", [0.0, 1.2])
+def test_joined_it_is_what_fitting_together_gives(make_activations, reach):
     retain = named(make_activations(prompts=6, seed=2, cells=2), "cat", "bird", "fox")
     concepts = [
         named(make_activations(prompts=2, seed=seed, cells=2), name)
         for seed, name in ((1, "dog"), (3, "wolf"))
     ]
-    joined = combine([fit_mosaic(each, retain, reach=1.2) for each in concepts], "joint")
-    together = fit_mosaic(concepts[0].concatenate(concepts[1]), retain, reach=1.2)
+    joined = combine([fit_mosaic(each, retain, reach=reach) for each in concepts], "joint")
+    together = fit_mosaic(concepts[0].concatenate(concepts[1]), retain, reach=reach)
     for name, layer in together.layers.items():
         assert torch.allclose(joined.layers[name].P, layer.P, atol=1e-4)
 

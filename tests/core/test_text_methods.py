@@ -553,7 +553,7 @@ def test_a_concept_that_is_its_own_anchor_is_left_alone(method):
     task = text_task(("cat",), ("cat",)) if method == "double projections" else ITSELF
     eraser = fit_text(method, task)
     assert_still(task, eraser)
-    assert max(eraser.provenance.contribution.values()) < 1e-9
+    assert max(eraser.provenance.contribution.values(), default=0) < 1e-9
     assert changes(TASKS["usual"], fit_text(method, TASKS["usual"])) > 1e-2
 
 
@@ -574,7 +574,8 @@ def test_the_record_says_what_was_fitted(method):
     assert fit_text(method, TASKS["usual"]).provenance.settings["anchor"] == "an animal"
     assert made.names == ("a cat", "a tall tower") and made.retain == RETAIN
     assert (made.source_name, made.source_fingerprint) == ("model.safetensors", "abc")
-    assert eraser.layers.keys() == made.contribution.keys() == LAYERS.keys()
+    assert eraser.layers.keys() == LAYERS.keys()
+    assert bool(made.contribution) == (eraser.side == "activations")
     assert told[-1][0] == told[-1][1] and [done for done, _ in told] == [*range(1, len(told) + 1)]
 
 
