@@ -23,6 +23,7 @@ from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS
 from comfyui_pure.pure_core.selection import select
 from safetensors.torch import save_file
 
+import nodes
 from dev.server import ComfyServer
 from tests.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
 from tests.comfy.families import text_encoder
@@ -31,7 +32,6 @@ from tests.comfy.stock import (
     base_weight,
     effective_weight,
     execute,
-    load,
     sample,
     with_lora,
 )
@@ -182,7 +182,7 @@ def test_a_concept_may_be_a_textual_inversion(
     save_file({"emb_params": torch.randn(2, 768) / 4}, tmp_path / "zef.safetensors")
     known = folder_paths.folder_names_and_paths
     monkeypatch.setitem(known, "embeddings", ([str(tmp_path)], known["embeddings"][1]))
-    model, clip, *_ = load(checkpoint)
+    model, clip, *_ = nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint.name)
     task = text_task(model, clip, [["a photo of embedding:zef"]], [], [])
     assert task.forget.ends == (6,)
 
