@@ -232,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=1, help="concepts of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number")
+    parser.add_argument("--draw", action="store_true", help="only draw what there is")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pictures")
     args = parser.parse_args()
@@ -239,11 +240,19 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     file = args.out / "ablation.csv"
     results = load(file)
+    if not args.draw:
+        fill(file, results, args.limit, args.count)
+    for method in OWN:
+        draw(args.pictures / f"ablation_{method}.png", results, method)
+
+
+def fill(file: Path, results: dict[tuple[str, str, str], Scores], limit: int, count: int) -> None:
+    """Measure the points that are not in the file yet."""
     model = Narrow()
     trials = [
-        Trial.of(kind, concept, args.count)._replace(unseen=[])
+        Trial.of(kind, concept, count)._replace(unseen=[])
         for kind, concepts in DEVELOPMENT.items()
-        for concept in concepts[: args.limit]
+        for concept in concepts[:limit]
     ]
     measured = functools.partial(measure, model, trials)
     for point in points():
@@ -258,8 +267,6 @@ def main() -> None:
                 writer.writerow(FIELDS)
             writer.writerow([*key, *(number for rate in scores for number in rate)])
         print(*key, *(f"{rate.value:.2f}" for rate in scores), flush=True)
-    for method in OWN:
-        draw(args.pictures / f"ablation_{method}.png", results, method)
 
 
 if __name__ == "__main__":
