@@ -107,24 +107,24 @@ def points() -> Iterator[Point]:
 
 
 def _shared() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Axis, value and what changes, for what every method has."""
+    """Axis, value and what changes, for what every method has; what captures much comes last."""
+    for edit in EDITS:
+        yield "what is edited", edit, {"edit": edit}
+    for strength in (0.5, 0.75, 1.0, 1.25, 1.5):
+        yield "strength", f"{strength:g}", {"strength": strength}
+    for number in (1, 3, 6, 9, 15):
+        yield "neighbours", str(number), {"neighbours": number}
+    for number in (1, 3, 6, 12):
+        yield "phrasings", str(number), {"phrasings": number}
+    for scale in (1.0, 2.0, 4.0, 7.5):
+        yield "guidance of the capture", f"{scale:g}", {"trajectory": _trajectory(cfg=scale)}
+    for number in (1, 2, 3, 6):
+        yield "latents", str(number), {"trajectory": _trajectory(latents=number)}
     for number in (1, 2, 3, 5, 8, 16):
         yield "steps run, of 16", str(number), {"trajectory": _trajectory(run_steps=number)}
     for start in (0, 4, 8, 12):
         part = {"trajectory": _trajectory(run_steps=16), "steps": (start, start + 4)}
         yield "part of the trajectory", f"{start + 1}-{start + 4}", part
-    for number in (1, 2, 3, 6):
-        yield "latents", str(number), {"trajectory": _trajectory(latents=number)}
-    for scale in (1.0, 2.0, 4.0, 7.5):
-        yield "guidance of the capture", f"{scale:g}", {"trajectory": _trajectory(cfg=scale)}
-    for number in (1, 3, 6, 12):
-        yield "phrasings", str(number), {"phrasings": number}
-    for number in (1, 3, 6, 9, 15):
-        yield "neighbours", str(number), {"neighbours": number}
-    for edit in EDITS:
-        yield "what is edited", edit, {"edit": edit}
-    for strength in (0.5, 0.75, 1.0, 1.25, 1.5):
-        yield "strength", f"{strength:g}", {"strength": strength}
 
 
 def _trajectory(**change: Any) -> Trajectory:
@@ -232,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=1, help="concepts of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number")
+    parser.add_argument("--axis", action="append", help="only this one, as the pictures name it")
     parser.add_argument("--draw", action="store_true", help="only draw what there is")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pictures")
@@ -241,12 +242,19 @@ def main() -> None:
     file = args.out / "ablation.csv"
     results = load(file)
     if not args.draw:
-        fill(file, results, args.limit, args.count)
+        wanted = [point for point in points() if not args.axis or point.axis in args.axis]
+        fill(file, results, wanted, args.limit, args.count)
     for method in OWN:
         draw(args.pictures / f"ablation_{method}.png", results, method)
 
 
-def fill(file: Path, results: dict[tuple[str, str, str], Scores], limit: int, count: int) -> None:
+def fill(
+    file: Path,
+    results: dict[tuple[str, str, str], Scores],
+    wanted: list[Point],
+    limit: int,
+    count: int,
+) -> None:
     """Measure the points that are not in the file yet."""
     model = Narrow()
     trials = [
@@ -255,7 +263,7 @@ def fill(file: Path, results: dict[tuple[str, str, str], Scores], limit: int, co
         for concept in concepts[:limit]
     ]
     measured = functools.partial(measure, model, trials)
-    for point in points():
+    for point in wanted:
         key = (point.axis, point.value, point.method)
         if key in results:
             continue
