@@ -139,13 +139,8 @@ def chosen(captured: Activations, steps: tuple[int, int] | None) -> Activations:
         name: captured.grid(name)[:, :, slice(*steps)].flatten(0, 2).contiguous()
         for name in captured.rows
     }
-    settings = captured.settings
-    kept = type(settings)(
-        **{**settings.trajectory(), "run_steps": steps[1] - steps[0], "cells": settings.cells},
-        source_name=settings.source_name,
-        source_fingerprint=settings.source_fingerprint,
-    )
-    return Activations(rows, captured.prompts, kept, captured.concepts)
+    settings = replace(captured.settings, run_steps=steps[1] - steps[0])
+    return replace(captured, rows=rows, settings=settings)
 
 
 def captured_for(

@@ -160,11 +160,6 @@ class Activations:
         first = part(self.prompts[:prompts], slice(cut))
         return first, part(rest, slice(cut, None)) if rest else None
 
-    def choose(self, prompts: Sequence[int]) -> Activations:
-        """Only these prompts, by their numbers; they count as one concept."""
-        rows = {name: self.grid(name)[list(prompts)].flatten(0, 2) for name in self.rows}
-        return Activations(rows, tuple(self.prompts[i] for i in prompts), self.settings)
-
     def grid(self, layer: str) -> Tensor:
         """The rows of one layer as (prompts, latents, run_steps x cells^2, d)."""
         rows = self.rows[layer]
@@ -256,9 +251,9 @@ class ActivationCollector:
                 f"Layer {layer} is not one of the {len(self._rows)} layers being captured."
             )
         grid, written = self._rows[layer], self._written[layer]
-        expected: tuple[int, ...] = (len(prompt_index), *grid.shape[-2:])
         if self.settings.cells == 1:
-            rows, expected = rows.unsqueeze(1), (expected[0], 1, expected[2])
+            rows = rows.unsqueeze(1)
+        expected = (len(prompt_index), *grid.shape[-2:])
         if tuple(rows.shape) != expected or len(latent_index) != len(prompt_index):
             raise ActivationError(
                 f"Layer {layer}, step {step}: expected rows of shape {expected}, one per prompt "

@@ -39,7 +39,7 @@ class NarrowModel(NamedTuple):
 
     def encode(self, texts: list[str]) -> Tensor:
         """Text embeddings (b, 77, 192)."""
-        return self.text(rows(texts, self.tokens, strict=False))
+        return self.text(rows(texts, self.tokens))
 
     def cross_attention(self) -> dict[str, Attention]:
         """Cross-attention layers under their names in the checkpoint."""
@@ -60,15 +60,13 @@ def load(weights: Path) -> NarrowModel:
         load_file(weights / f"{name}.safetensors") for name in ("text", "unet", "autoencoder")
     )
     tokens = tuple(text.pop("tokens").tolist())
-    silence = torch.zeros(1, text["token_embedding.weight"].shape[1])
-    text["token_embedding.weight"] = torch.cat([text["token_embedding.weight"].float(), silence])
     decoder = {
         key.removeprefix("decoder."): value
         for key, value in autoencoder.items()
         if key.startswith("decoder.")
     }
     return NarrowModel(
-        fill(TextEncoder(len(tokens) + 1), text),
+        fill(TextEncoder(len(tokens)), text),
         fill(UNet(), unet),
         fill(Decoder(), decoder),
         tokens,

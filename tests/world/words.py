@@ -65,20 +65,15 @@ def known_tokens() -> tuple[int, ...]:
     return (START, END, *sorted(found))
 
 
-def rows(texts: list[str], known: tuple[int, ...], strict: bool = True) -> Tensor:
+def rows(texts: list[str], known: tuple[int, ...]) -> Tensor:
     """Embedding rows of texts, (b, 77), padded with the end token as SD1 does.
 
-    Args:
-        strict: Refuse tokens that are not among the known ones; else they get the row behind.
-
     Raises:
-        KeyError: a token that is not known.
+        KeyError: a token that is not among the known ones.
     """
     table = {token: row for row, token in enumerate(known)}
     out = torch.full((len(texts), LENGTH), table[END], dtype=torch.long)
     for i, text in enumerate(texts):
         ids = [START, *tokens(text)][: LENGTH - 1]
-        out[i, : len(ids)] = torch.tensor(
-            [table[token] if strict else table.get(token, len(known)) for token in ids]
-        )
+        out[i, : len(ids)] = torch.tensor([table[token] for token in ids])
     return out
