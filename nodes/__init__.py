@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .capture import Capture
 from .combine import CombineErasers, ConcatenateActivations
+from .compare import Compare
 from .concept import Concept
 from .erase import EraseConcept
 from .export import SaveCheckpoint, SaveDiffusers, SaveLoRA
@@ -33,6 +34,7 @@ class PureExtension(ComfyExtension):
             SaveCheckpoint,
             SaveLoRA,
             SaveDiffusers,
+            Compare,
         ]
 
 

@@ -8,16 +8,27 @@ from comfy_api.latest import io
 from .defaults import Trajectory
 from .host.capture import capture
 from .prompts import lines, paragraphs
-from .types import CATEGORY, Activations, cells_input, trajectory_inputs
+from .types import (
+    STEPS,
+    Activations,
+    cells_input,
+    schema,
+    trajectory_inputs,
+)
 
 
 class Capture(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_Capture",
             display_name="PURE Capture",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=[
+                "collect activations",
+                "cross-attention activations",
+                "record activations",
+            ],
             description=(
                 "Samples the first steps for every prompt and keeps the mean output of every "
                 "cross-attention layer. Use two with the same settings: one for forget, one for "

@@ -6,16 +6,25 @@ from ..pure_core import activations, eraser
 from ..pure_core.combine import MODES, combine
 from ..pure_core.report import summary
 from .host.progress import progress
-from .types import CATEGORY, Activations, Eraser, in_order, max_rank_input, numbered_inputs
+from .types import (
+    STEPS,
+    Activations,
+    Eraser,
+    in_order,
+    max_rank_input,
+    numbered_inputs,
+    schema,
+)
 
 
 class CombineErasers(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_CombineErasers",
             display_name="PURE Combine Erasers",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=["merge erasers", "join erasers", "several concepts"],
             description=(
                 "Makes one eraser of several, for one PURE Patch and one file. Joint: what fitting "
                 "all concepts at once gives, whatever the order. In sequence: what patching with "
@@ -73,10 +82,11 @@ class CombineErasers(io.ComfyNode):
 class ConcatenateActivations(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_ConcatenateActivations",
             display_name="PURE Concatenate Activations",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=["merge activations", "join activations", "several concepts"],
             description=(
                 "Puts captures together: as forget they are several concepts that are erased "
                 "together, as retain one larger set of neighbours."

@@ -3,16 +3,25 @@
 from comfy_api.latest import io
 
 from .prompts import anchors, text_of
-from .types import CATEGORY, advanced, concept_input, kind_input, neighbours_input, templates_input
+from .types import (
+    STEPS,
+    advanced,
+    concept_input,
+    kind_input,
+    neighbours_input,
+    schema,
+    templates_input,
+)
 
 
 class Concept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_Concept",
             display_name="PURE Concept",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=["forget prompts", "retain prompts", "anchors", "neighbours", "concept"],
             description=(
                 "Writes the prompts to capture: the concept, or several, in several short "
                 "phrasings, and the neighbours in the same phrasings."

@@ -5,13 +5,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..pure_core.methods import METHODS, fit
-from ..pure_core.report import FitReport, draw
+from ..pure_core.report import FitReport
 from .defaults import METHOD, STRENGTH, Fitting, Trajectory
 from .host.capture import capture_anchors
 from .host.patch import AS_FITTED, describe, patch
-from .host.pictures import to_image
 from .host.progress import progress
 from .prompts import PromptError, anchors
+from .report import pictured, shown
 from .types import (
     CATEGORY,
     Eraser,
@@ -22,6 +22,7 @@ from .types import (
     method_input,
     neighbours_input,
     optional,
+    schema,
     strength_input,
     templates_input,
     trajectory_inputs,
@@ -36,10 +37,22 @@ FEWER = (
 class EraseConcept(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_EraseConcept",
             display_name="PURE Erase Concept",
             category=CATEGORY,
+            search_aliases=[
+                "erase concept",
+                "remove concept",
+                "unlearn",
+                "forget",
+                "concept erasure",
+                "remove style",
+                "remove character",
+                "censor",
+                "nsfw",
+                "safe",
+            ],
             description=(
                 "Erases a concept, or several, from the model and keeps the neighbours: writes "
                 "the prompts, captures, fits and patches with the settings that measured best. "
@@ -103,4 +116,4 @@ class EraseConcept(io.ComfyNode):
         patched = patch(model, eraser, strength, AS_FITTED)
         fewer = "" if cells == forget.settings.cells else FEWER.format(forget.settings.cells, cells)
         words = f"{report.summary()}\n{describe(model, eraser, strength, AS_FITTED)}{fewer}"
-        return io.NodeOutput(patched, eraser, to_image(draw(report)), words)
+        return io.NodeOutput(patched, eraser, pictured(report), words, ui=shown(report))

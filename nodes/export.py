@@ -12,7 +12,15 @@ from .files import path_output, written
 from .host import export as host
 from .host.patch import AS_FITTED
 from .host.progress import progress
-from .types import CATEGORY, advanced, edit_input, eraser_input, optional, strength_input
+from .types import (
+    EXPORT,
+    advanced,
+    edit_input,
+    eraser_input,
+    optional,
+    schema,
+    strength_input,
+)
 
 
 def steps(erasers: list[Any], strengths: list[float], edits: list[str]) -> list[Step]:
@@ -91,10 +99,11 @@ def export(
 class SaveCheckpoint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_SaveCheckpoint",
             display_name="PURE Save Checkpoint",
-            category=CATEGORY,
+            category=EXPORT,
+            search_aliases=["export checkpoint", "erased checkpoint", "bake"],
             description=(
                 "Copies a checkpoint and erases the concept in the copy. Only the cross-attention "
                 "keys and values change, everything else stays byte for byte; how it was made is "
@@ -124,10 +133,11 @@ class SaveCheckpoint(io.ComfyNode):
 class SaveDiffusers(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_SaveDiffusers",
             display_name="PURE Save Diffusers",
-            category=CATEGORY,
+            category=EXPORT,
+            search_aliases=["export diffusers", "unet2dconditionmodel", "hugging face"],
             description=(
                 "Writes the erased U-Net as a folder that the diffusers library loads with "
                 "UNet2DConditionModel.from_pretrained. Text encoder and VAE do not change: take "
@@ -156,10 +166,11 @@ class SaveDiffusers(io.ComfyNode):
 class SaveLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_SaveLoRA",
             display_name="PURE Save LoRA",
-            category=CATEGORY,
+            category=EXPORT,
+            search_aliases=["export lora", "erase lora", "extract lora"],
             description=(
                 "Writes the erasure as a LoRA that erases exactly what PURE Patch erases, on the "
                 "model given here, with the stock LoRA loader or in diffusers. Its rank is the "

@@ -6,7 +6,14 @@ from comfy_api.latest import io, ui
 
 from ..pure_core import activations, eraser
 from .host.files import ACTIVATIONS, ERASERS
-from .types import CATEGORY, Activations, Eraser, advanced, eraser_input
+from .types import (
+    FILES,
+    Activations,
+    Eraser,
+    advanced,
+    eraser_input,
+    schema,
+)
 
 ERASERS.register()
 ACTIVATIONS.register()
@@ -35,10 +42,11 @@ def written(path: Path) -> io.NodeOutput:
 class SaveEraser(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_SaveEraser",
             display_name="PURE Save Eraser",
-            category=CATEGORY,
+            category=FILES,
+            search_aliases=["export eraser", "write eraser"],
             description=(
                 "Writes the eraser to models/erasers as a safetensors file. It holds the prompts "
                 "and settings it was made with and no model weights."
@@ -74,10 +82,11 @@ class SaveEraser(io.ComfyNode):
 class LoadEraser(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_LoadEraser",
             display_name="PURE Load Eraser",
-            category=CATEGORY,
+            category=FILES,
+            search_aliases=["import eraser", "read eraser"],
             description="Reads an eraser from models/erasers.",
             inputs=[
                 io.Combo.Input(
@@ -104,10 +113,11 @@ class LoadEraser(io.ComfyNode):
 class SaveActivations(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_SaveActivations",
             display_name="PURE Save Activations",
-            category=CATEGORY,
+            category=FILES,
+            search_aliases=["export activations", "write activations"],
             description=(
                 "Writes captured activations to models/activations. A model's retain prompts are "
                 "captured once this way and used for every concept. The file holds the prompts "
@@ -130,10 +140,11 @@ class SaveActivations(io.ComfyNode):
 class LoadActivations(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_LoadActivations",
             display_name="PURE Load Activations",
-            category=CATEGORY,
+            category=FILES,
+            search_aliases=["import activations", "read activations"],
             description=(
                 "Reads activations from models/activations. They go with others that were "
                 "captured on the same model with the same settings."

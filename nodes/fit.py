@@ -4,18 +4,19 @@ from comfy_api.latest import io
 
 from ..pure_core import activations as core
 from ..pure_core.methods import METHODS, fit
-from ..pure_core.report import FitReport, draw
+from ..pure_core.report import FitReport
 from .defaults import METHOD, Fitting
-from .host.pictures import to_image
 from .host.progress import progress
+from .report import pictured, shown
 from .types import (
-    CATEGORY,
+    STEPS,
     Activations,
     Eraser,
     advanced,
     max_rank_input,
     method_input,
     optional,
+    schema,
 )
 
 ENERGY_STEP = 0.00001
@@ -25,10 +26,11 @@ class Fit(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         default = Fitting()
-        return io.Schema(
+        return schema(
             node_id="PURE_Fit",
             display_name="PURE Fit",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=["projector", "ridge", "mosaic", "leace", "unlearn", "concept erasure"],
             description=(
                 "Finds, in every cross-attention layer, the change that removes the concept and "
                 "keeps its neighbours. For the paper's method choose pure."
@@ -172,4 +174,4 @@ class Fit(io.ComfyNode):
         if max_rank:
             eraser = eraser.limited(max_rank)
         report = FitReport.of(eraser, forget, retain, progress())
-        return io.NodeOutput(eraser, to_image(draw(report)), report.summary())
+        return io.NodeOutput(eraser, pictured(report), report.summary(), ui=shown(report))

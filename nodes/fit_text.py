@@ -11,7 +11,14 @@ from .defaults import TEXT_METHOD, TextFitting
 from .host.progress import progress
 from .host.text import text_task
 from .prompts import PromptError, lines, paragraphs
-from .types import CATEGORY, Eraser, advanced, max_rank_input, optional
+from .types import (
+    STEPS,
+    Eraser,
+    advanced,
+    max_rank_input,
+    optional,
+    schema,
+)
 
 STEP = 0.001
 
@@ -34,10 +41,19 @@ class FitText(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         default = TextFitting()
-        return io.Schema(
+        return schema(
             node_id="PURE_FitText",
             display_name="PURE Fit Text",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=[
+                "uce",
+                "rece",
+                "cure",
+                "speed",
+                "oce",
+                "double projections",
+                "closed-form editing",
+            ],
             description=(
                 "Fits an eraser from the prompts' encodings alone, by one of the published methods "
                 "that PURE is compared with. Samples nothing: takes seconds, for speed and oce "

@@ -8,16 +8,25 @@ from ..pure_core import eraser as core
 from ..pure_core.selection import select
 from .defaults import STRENGTH
 from .host.patch import describe, patch
-from .types import CATEGORY, Eraser, advanced, edit_input, eraser_input, strength_input
+from .types import (
+    STEPS,
+    Eraser,
+    advanced,
+    edit_input,
+    eraser_input,
+    schema,
+    strength_input,
+)
 
 
 class Patch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PURE_Patch",
             display_name="PURE Patch",
-            category=CATEGORY,
+            category=STEPS,
+            search_aliases=["apply eraser", "erase", "patch model", "unlearn"],
             description=(
                 "Multiplies the cross-attention weights by the eraser. The incoming model stays "
                 "as it is, sampling costs nothing extra. Put it last: LoRAs before it are erased "

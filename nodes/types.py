@@ -10,6 +10,9 @@ from .host.patch import EDITS
 from .prompts import KINDS
 
 CATEGORY = "PURE"
+STEPS = f"{CATEGORY}/steps"
+FILES = f"{CATEGORY}/files"
+EXPORT = f"{CATEGORY}/export"
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_STRENGTH = 5.0
@@ -20,6 +23,14 @@ Activations = io.Custom("PURE_ACTIVATIONS")
 Eraser = io.Custom("PURE_ERASER")
 
 Widget = TypeVar("Widget", bound=io.Input)
+
+
+def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
+    """A node's schema, found by other words, too, where ComfyUI has a search for them."""
+    made = io.Schema(**fields)
+    if hasattr(made, "search_aliases"):  # not in 0.3.75
+        made.search_aliases = search_aliases
+    return made
 
 
 def advanced(widget: Widget) -> Widget:

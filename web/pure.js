@@ -1,0 +1,35 @@
+// PURE in the editor: panels on nodes. Everything else is the editor's own.
+
+import { app } from "../../scripts/app.js"
+import { api } from "../../scripts/api.js"
+import { addCompare } from "./compare.js"
+import { make } from "./dom.js"
+import { addSuggestions } from "./neighbours.js"
+import { restorePanels } from "./panel.js"
+import { addReport } from "./report.js"
+import { loadWords } from "./text.js"
+
+const PARTS = {
+    PURE_EraseConcept: [addSuggestions, addReport],
+    PURE_Concept: [addSuggestions],
+    PURE_Fit: [addReport],
+    PURE_Compare: [addCompare],
+}
+
+app.registerExtension({
+    name: "PURE",
+    async init() {
+        const href = new URL("./pure.css", import.meta.url).href
+        document.head.append(make("link", { rel: "stylesheet", href }))
+        await loadWords()
+    },
+    setup() {
+        api.addEventListener("execution_success", restorePanels)
+    },
+    nodeCreated(node) {
+        for (const add of PARTS[node.comfyClass] ?? []) add(node)
+    },
+    afterConfigureGraph() {
+        setTimeout(restorePanels) // once the editor has put back the outputs that it keeps
+    },
+})
