@@ -43,7 +43,8 @@ function list(node) {
     const kind = widget("kind")?.value
     const concepts = lines(widget("concept")?.value)
     const groups = known[kind] ?? []
-    const nearest = groups.find((group) => concepts.some((concept) => belongs(concept, group)))
+    const first = (fits) => groups.find((group) => concepts.some((each) => fits(each, group)))
+    const nearest = first(isIn) ?? first(resembles)
     const linked = node.inputs?.some((input) => input.name === "neighbours" && input.link != null)
 
     const chosen = () => lines(widget("neighbours")?.value)
@@ -111,7 +112,7 @@ function list(node) {
     else if (!groups.length) panel.append(make("p", {}, say("suggest_custom")))
     else {
         const found = nearest && say("suggest_similar", {
-            concept: concepts.find((concept) => belongs(concept, nearest)), group: nearest.group,
+            concept: concepts.find((each) => resembles(each, nearest)), group: nearest.group,
         })
         panel.append(make("p", {}, found ?? say("suggest_unknown")), choose, names,
             make("small", {}, say("suggest_hint")), foot)
@@ -139,19 +140,27 @@ function plain(name) {
     return name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().trim()
 }
 
-/** Whether a concept is one of a group: the same words, or all words of one in the other. */
-function belongs(concept, group) {
+/** Whether a concept is one of a group, by its whole name. */
+function isIn(concept, group) {
+    return called(group).some((name) => plain(name) === plain(concept))
+}
+
+/** Whether all words of a concept are in a name of a group, or all words of the name in it. */
+function resembles(concept, group) {
     const words = (text) => plain(text).split(/[^\p{L}\p{N}]+/u).filter(Boolean)
     const within = (some, others) => some.length > 0 && some.every((word) => others.includes(word))
     const asked = words(concept)
-    if (asked.join("").length < FEWEST_LETTERS) return false
-    return [...group.names, ...(group.also ?? [])]
+    return asked.join("").length >= FEWEST_LETTERS && called(group)
         .some((name) => within(words(name), asked) || within(asked, words(name)))
+}
+
+function called(group) {
+    return [...group.names, ...(group.also ?? [])]
 }
 
 /** A group's names without the concepts, those listed next to a concept first. */
 function nearestFirst({ names }, concepts) {
-    const same = (name) => concepts.some((concept) => belongs(concept, { names: [name] }))
+    const same = (name) => concepts.some((concept) => resembles(concept, { names: [name] }))
     const places = names.flatMap((name, place) => (same(name) ? [place] : []))
     const distance = (place) => Math.min(...places.map((other) => Math.abs(other - place)))
     return names

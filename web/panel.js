@@ -3,7 +3,7 @@
 import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
 
-const RUNS_LOOKED_AT = 8
+const RUNS_LOOKED_AT = 32
 const panels = new WeakMap() // node -> the panel on it
 
 /**

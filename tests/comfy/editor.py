@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route, sync_playwright
 
 PATIENCE = 120.0
 """Seconds that the page may take for one thing, on a busy machine."""
@@ -65,17 +66,36 @@ FIT_TO_WINDOW = """bounds => {
     app.canvas.setDirty(true, true);
 }"""
 
-PICTURES = """node => {
-    const images = app.graph.getNodeById(node)?.imgs ?? [];
+PICTURES = """panel => {
+    const images = [...panel.querySelectorAll("img")];
     return images.length && images.every(image => image.complete && image.naturalWidth > 0);
 }"""
+
+PANEL = """([node, name]) => {
+    const found = graph => graph.nodes.flatMap(
+        each => each.subgraph ? [...found(each.subgraph), each] : [each]);
+    return found(app.graph.rootGraph ?? app.graph).find(each => String(each.id) === String(node))
+        ?.widgets.find(widget => widget.name === name)?.element;
+}"""
+
+DROP = """async ([name, base64]) => {
+    const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], name, { type: "image/png" }));
+    app.canvas.canvas.dispatchEvent(
+        new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
+RENDERERS = {"classic": False, "nodes2": True}
+"""Name of a way to draw nodes -> value of ComfyUI's setting for it."""
 
 
 class Editor:
     """An open page of the editor."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, awaited_node: str) -> None:
         self.page = page
+        self.awaited_node = awaited_node
         self.errors: list[str] = []
         """What the console showed and a page without the plugin does not."""
         page.on("console", self._listen)
@@ -93,7 +113,39 @@ class Editor:
         """Open a workflow, as dropping its file onto the page does, all of it in view."""
         self.page.evaluate("graph => app.loadGraphData(graph)", workflow)
         self.page.keyboard.press("Escape")  # the template browser of a first visit
-        self.page.evaluate(FIT_TO_WINDOW, list(self.bounds().values()))
+        self.look_at()
+
+    def reload(self) -> None:
+        """Load the page again, as F5 does."""
+        self.page.reload()
+        self.page.wait_for_function(READY.format(self.awaited_node))
+
+    def set(self, setting: str, value: Any) -> None:
+        """Change one of the editor's settings, as its dialog does."""
+        change = "([name, value]) => app.extensionManager.setting.set(name, value)"
+        self.page.evaluate(change, [setting, value])
+
+    def use(self, renderer: str = "classic", theme: str = "dark") -> None:
+        """Draw nodes in one of `RENDERERS`, in a colour palette."""
+        self.set("Comfy.VueNodes.Enabled", RENDERERS[renderer])
+        self.set("Comfy.ColorPalette", theme)
+        self.page.wait_for_timeout(1000)
+
+    def look_at(self, *nodes: int) -> None:
+        """Bring nodes into view, as large as the window allows; all of them if none is named."""
+        bounds = self.bounds()
+        self.page.evaluate(FIT_TO_WINDOW, [bounds[node] for node in nodes or bounds])
+        self.page.wait_for_timeout(700)
+
+    def panel(self, node: int, name: str) -> ElementHandle:
+        """The element of a panel on a node, in a subgraph too."""
+        element = self.page.evaluate_handle(PANEL, [node, name]).as_element()
+        assert element is not None, f"node {node} has no panel {name}"
+        return element
+
+    def drop(self, name: str, file: bytes) -> None:
+        """Drop a picture onto the canvas."""
+        self.page.evaluate(DROP, [name, base64.b64encode(file).decode()])
 
     def set_widget(self, node: int, name: str, value: Any) -> None:
         """Turn a node's widget."""
@@ -125,9 +177,13 @@ class Editor:
         assert answer.value.ok, answer.value.text()
         return answer.value.json()["prompt_id"]
 
-    def wait_for_pictures(self, node: int) -> None:
-        """Wait until a node shows its pictures."""
-        self.page.wait_for_function(PICTURES, arg=node)
+    def wait_for_pictures(self, panel: ElementHandle) -> None:
+        """Wait until a panel has its pictures, in view or not."""
+        self.page.wait_for_function(PICTURES, arg=panel)
+
+    def wait_for_bars(self, panel: ElementHandle) -> None:
+        """Wait until a panel has its layers, in view or not."""
+        self.page.wait_for_function("panel => panel.querySelector('.pure-bar')", arg=panel)
 
     def screenshot(self, path: Path) -> None:
         """The page, for a person to look at."""
@@ -153,7 +209,7 @@ def opened(address: str, chromium: str, awaited_node: str) -> Iterator[Editor]:
             page = browser.new_page(viewport={"width": 1920, "height": 1080})
             page.set_default_timeout(PATIENCE * 1000)
             page.route("**/*", local_only)
-            editor = Editor(page)
+            editor = Editor(page, awaited_node)
             page.goto(address)
             page.wait_for_function(READY.format(awaited_node))
             yield editor

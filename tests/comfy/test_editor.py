@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -21,17 +21,29 @@ from PIL import Image
 from dev.console import ROOT
 from dev.server import ComfyServer
 from tests.comfy.editor import Editor, opened
+from tests.comfy.examples import (
+    FILES,
+    computed,
+    essence,
+    example,
+    expected_prompt,
+    input_names,
+    load,
+    options,
+    upstream,
+    values,
+)
 from tests.world.judge import read
 
 
 class Example(NamedTuple):
-    """What a run of an example shows beside before and after, and what it writes."""
+    """What a run of an example shows and writes."""
 
-    report: bool = False
-    """Whether it shows the picture of what was removed and kept."""
+    pairs: int = 1
+    """How many comparisons of before and after it shows."""
 
-    summary: bool = False
-    """Whether it shows the same in words."""
+    summaries: int = 0
+    """How often it shows the same in words."""
 
     writes: str = ""
     """Pattern of the file that it writes, below the server's folder."""
@@ -39,16 +51,22 @@ class Example(NamedTuple):
     shows: str = "Zephyra"
     """Which of the concepts that it erases its pictures are of."""
 
+    spared: int = 0
+    """In how many comparisons the concept may remain: methods that erase less."""
+
+    chosen: frozenset[str] = frozenset()
+    """Widgets of our nodes that it sets, beside `CHOSEN`."""
+
 
 EXAMPLES = {
-    "apply_a_shared_eraser": Example(),
-    "erase_a_concept": Example(report=True, summary=True),
-    "erase_a_concept_one_node": Example(report=True),
-    "erase_several_concepts": Example(report=True, summary=True, shows="Bramble"),
-    "export_an_erased_checkpoint": Example(writes="output/checkpoints/erased_*_.safetensors"),
-    "share_an_eraser": Example(report=True, writes="models/erasers/Zephyra_*_.safetensors"),
+    "Compare methods": Example(pairs=3, spared=2, chosen=frozenset({"method"})),
+    "Erase a concept": Example(summaries=1),
+    "Erase a concept, step by step": Example(pairs=2, summaries=1),
+    "Erase several concepts": Example(summaries=1, shows="Bramble"),
+    "Export an erased checkpoint": Example(writes="output/checkpoints/erased_*_.safetensors"),
+    "Share an eraser": Example(writes="models/erasers/Zephyra_*_.safetensors"),
+    "Use a shared eraser": Example(pairs=2),
 }
-FILES = sorted((ROOT / "example_workflows").glob("*.json"))
 SHARED = "Zephyra_00001_.safetensors"
 """The eraser that one example writes and another reads."""
 
@@ -69,17 +87,14 @@ NODES = (
     "PURE_SaveCheckpoint",
     "PURE_SaveLoRA",
     "PURE_SaveDiffusers",
+    "PURE_Compare",
 )
 CHOSEN = {"concept", "neighbours", "kind", "filename_prefix", "ckpt_name", "eraser_name"}
 """Widgets of our nodes that an example sets; all others keep their defaults."""
 
-REPORT = "What was removed and kept"
-"""Title of the report's preview."""
+REPORTING = ("PURE_EraseConcept", "PURE_Fit")
+"""Nodes with a panel that shows what was removed and kept."""
 
-BYPASSED = 4
-VALUE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-
-Workflow = dict[str, Any]
 each_example = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
@@ -95,7 +110,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def shared_eraser(comfy_server: ComfyServer, checkpoint: Path) -> Iterator[Path]:
     """The eraser of one example where another looks for it, for as long as these tests run."""
-    prompt = expected_prompt(example("share_an_eraser"), comfy_server.get("/object_info"))
+    prompt = expected_prompt(example("Share an eraser"), comfy_server.get("/object_info"))
     (saving,) = (key for key, node in prompt.items() if node["class_type"] == "PURE_SaveEraser")
     needed = upstream(prompt, saving)
     for node in needed.values():
@@ -145,89 +160,6 @@ def definitions(comfy_server: ComfyServer) -> dict[str, Any]:
     return comfy_server.get("/object_info")
 
 
-def load(file: Path) -> Workflow:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def example(name: str) -> Workflow:
-    return load(ROOT / "example_workflows" / f"{name}.json")
-
-
-def input_names(definition: dict[str, Any]) -> list[str]:
-    """A node's inputs in the editor's order, hidden ones left out."""
-    order = definition["input_order"]
-    return [*order.get("required", ()), *order.get("optional", ())]
-
-
-def options(definition: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """An input's type and options."""
-    inputs = definition["input"]
-    kind, *rest = {**inputs["required"], **inputs.get("optional", {})}[name]
-    return (kind if isinstance(kind, str) else "COMBO"), (rest[0] if rest else {})
-
-
-def value_names(definition: dict[str, Any]) -> list[str]:
-    """What each entry of a node's `widgets_values` belongs to, in order."""
-    names = []
-    for name in input_names(definition):
-        kind, extra = options(definition, name)
-        if kind in VALUE_TYPES and not extra.get("forceInput"):
-            names.append(name)
-            if extra.get("control_after_generate", name in ("seed", "noise_seed")):
-                names.append("control_after_generate")
-    return names
-
-
-def values(node: dict[str, Any], definition: dict[str, Any]) -> dict[str, Any]:
-    """A saved node's widget values by name."""
-    names = value_names(definition)
-    return dict(zip(names, node.get("widgets_values", [])[: len(names)], strict=True))
-
-
-def computed(workflow: Workflow) -> list[dict[str, Any]]:
-    """The nodes that a run of the workflow computes."""
-    return [n for n in workflow["nodes"] if n["mode"] != BYPASSED and n["type"] != "MarkdownNote"]
-
-
-def expected_prompt(workflow: Workflow, definitions: dict[str, Any]) -> dict[str, Any]:
-    """What the editor has to queue, worked out from the file and the nodes' definitions."""
-    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
-    prompt = {}
-    for node in computed(workflow):
-        inputs = values(node, definitions[node["type"]])
-        inputs.pop("control_after_generate", None)
-        for slot in node["inputs"]:
-            if slot["link"] is not None:
-                inputs[slot["name"]] = sources[slot["link"]]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return prompt
-
-
-def upstream(prompt: dict[str, Any], node: str) -> dict[str, Any]:
-    """The part of a prompt that a node needs, the node included."""
-    needed = {node: prompt[node]}
-    for value in prompt[node]["inputs"].values():
-        if isinstance(value, list):
-            needed |= upstream(prompt, value[0])
-    return needed
-
-
-def essence(workflow: Workflow) -> dict[Any, Any]:
-    """What makes two saved workflows the same to a person."""
-    keys = ("type", "title", "pos", "mode", "flags", "widgets_values", "color")
-    return {
-        # Versions write nothing, or an empty list, where there is no widget.
-        **{(node["id"], key): node.get(key) or None for node in workflow["nodes"] for key in keys},
-        # Widgets that share a height leave rounding in it.
-        **{
-            (node["id"], "size"): [round(part) for part in node["size"]]
-            for node in workflow["nodes"]
-        },
-        "links": sorted(workflow["links"]),
-        "groups": [(g["title"], g["bounding"], g["color"]) for g in workflow["groups"]],
-    }
-
-
 def test_the_examples_are_there() -> None:
     assert [file.stem for file in FILES] == sorted(EXAMPLES)
 
@@ -236,7 +168,7 @@ def test_the_server_offers_the_examples(comfy_server: ComfyServer, module: str) 
     offered = comfy_server.get("/workflow_templates")[module]
     assert sorted(offered) == [file.stem for file in FILES]
     for file in FILES:
-        address = f"/api/workflow_templates/{module}/{file.stem}"
+        address = f"/api/workflow_templates/{module}/{quote(file.stem)}"
         assert comfy_server.get(address + ".json") == load(file)
         with Image.open(io.BytesIO(comfy_server.read(address + ".jpg"))) as thumbnail:
             assert thumbnail.format == "JPEG" and min(thumbnail.size) >= 256
@@ -263,9 +195,9 @@ def test_one_example_writes_the_eraser_that_another_reads(definitions: dict[str,
         (node,) = (node for node in example(name)["nodes"] if node["type"] == node_type)
         return values(node, definitions[node_type])[widget]
 
-    written = value("share_an_eraser", "PURE_SaveEraser", "filename_prefix")
+    written = value("Share an eraser", "PURE_SaveEraser", "filename_prefix")
     assert f"{written}_00001_.safetensors" == SHARED
-    assert value("apply_a_shared_eraser", "PURE_LoadEraser", "eraser_name") == SHARED
+    assert value("Use a shared eraser", "PURE_LoadEraser", "eraser_name") == SHARED
 
 
 @each_example
@@ -278,7 +210,7 @@ def test_an_example_keeps_the_defaults(
             linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
             for name, value in values(node, definition).items():
                 kind, extra = options(definition, name)
-                if name not in CHOSEN | linked:
+                if name not in CHOSEN | EXAMPLES[file.stem].chosen | linked:
                     assert value == extra["default"], (node["type"], name)
                 if kind == "COMBO":
                     assert value in extra["options"], (node["type"], name)
@@ -289,9 +221,15 @@ def test_before_and_after_differ_in_the_model_alone(
     file: Path, definitions: dict[str, Any]
 ) -> None:
     prompt = expected_prompt(load(file), definitions)
-    samplers = [node["inputs"] for node in prompt.values() if node["class_type"] == "KSampler"]
-    pairs = itertools.groupby(samplers, key=lambda inputs: inputs["positive"])
-    for _, (before, after) in pairs:
+
+    def sampled(comparison: dict[str, Any], side: str) -> dict[str, Any]:
+        decoded = prompt[comparison["inputs"][side][0]]
+        return dict(prompt[decoded["inputs"]["samples"][0]]["inputs"])
+
+    comparisons = [node for node in prompt.values() if node["class_type"] == "PURE_Compare"]
+    assert len(comparisons) == EXAMPLES[file.stem].pairs
+    for comparison in comparisons:
+        before, after = sampled(comparison, "before"), sampled(comparison, "after")
         assert prompt[before.pop("model")[0]]["class_type"] == "CheckpointLoaderSimple"
         assert prompt[after.pop("model")[0]]["class_type"] in ("PURE_Patch", "PURE_EraseConcept")
         assert before == after
@@ -302,7 +240,7 @@ def test_before_and_after_differ_in_the_model_alone(
 def test_an_example_opens_whole(
     editor: Editor, comfy_server: ComfyServer, module: str, definitions: dict[str, Any], file: Path
 ) -> None:
-    workflow = comfy_server.get(f"/api/workflow_templates/{module}/{file.stem}.json")
+    workflow = comfy_server.get(f"/api/workflow_templates/{module}/{quote(file.name)}")
     editor.open(workflow)
     editor.screenshot(comfy_server.base / "screenshots" / f"{file.stem}.png")
     assert editor.unknown_nodes() == []
@@ -355,9 +293,10 @@ class Ran(NamedTuple):
     """What came of a run of an example."""
 
     example: Example
-    pictures: dict[str, np.ndarray]
-    """Title of each preview -> (b, height, width, 3) uint8."""
+    before: list[np.ndarray]
+    """Of every comparison, the pictures of the loaded model (b, height, width, 3) uint8."""
 
+    after: list[np.ndarray]
     texts: list[str]
     """What is shown in words."""
 
@@ -369,7 +308,10 @@ class Ran(NamedTuple):
 def ran(
     request: pytest.FixtureRequest, editor: Editor, comfy_server: ComfyServer, checkpoint: Path
 ) -> Iterator[Ran]:
-    """An example after Run; what it has written is removed in the end."""
+    """An example after Run, saved and run again, its picture dropped on the page.
+
+    What it has written is removed in the end.
+    """
     workflow = load(request.param)
     editor.open(workflow)
     for node in workflow["nodes"]:
@@ -377,7 +319,14 @@ def ran(
             editor.set_widget(node["id"], "latents", 1)  # a third of the work is enough here
         if node["type"] == "KSampler":
             editor.set_widget(node["id"], "steps", 10)
+        if node.get("title", "").startswith("Seed"):
+            # Else the server takes another example's pictures, with that one's workflow in them.
+            editor.set_widget(node["id"], "value", FILES.index(request.param))
     outputs = finished(editor, comfy_server, editor.queue())
+
+    def found(key: str) -> list[Any]:
+        nodes = (outputs.get(str(node["id"]), {}) for node in computed(workflow))
+        return [output[key] for output in nodes if key in output]
 
     def texts(node_type: str) -> list[str]:
         shown = (node for node in computed(workflow) if node["type"].startswith(node_type))
@@ -385,31 +334,53 @@ def ran(
 
     files = [Path(path) for path in texts("PURE_Save")]
     try:
-        previews = {n["title"]: n["id"] for n in computed(workflow) if n["type"] == "PreviewImage"}
-        for node in previews.values():
-            editor.wait_for_pictures(node)
+        assert_panels(editor, workflow)
         editor.screenshot(comfy_server.base / "screenshots" / f"{request.param.stem}-run.png")
+        assert_comes_back(editor, comfy_server, found("pure_after")[0][0])
         assert editor.errors == []
-        pictures = {
-            title: fetch(comfy_server, outputs[str(node)]["images"])
-            for title, node in previews.items()
-        }
-        yield Ran(EXAMPLES[request.param.stem], pictures, texts("PreviewAny"), files)
+        yield Ran(
+            EXAMPLES[request.param.stem],
+            [fetch(comfy_server, pictures) for pictures in found("pure_before")],
+            [fetch(comfy_server, pictures) for pictures in found("pure_after")],
+            texts("PreviewAny"),
+            files,
+        )
     finally:
         for file in files:
             file.unlink()
 
 
+def assert_panels(editor: Editor, workflow: dict[str, Any]) -> None:
+    """Every comparison shows its pictures, every fit the concept and its layers."""
+    for node in computed(workflow):
+        if node["type"] == "PURE_Compare":
+            editor.wait_for_pictures(editor.panel(node["id"], "pure_compare"))
+        if node["type"] in REPORTING:
+            panel = editor.panel(node["id"], "pure_report")
+            editor.wait_for_bars(panel)
+            assert len(panel.query_selector_all(".pure-bar")) == 7
+            assert "Zephyra" in panel.text_content()
+
+
+def assert_comes_back(editor: Editor, server: ComfyServer, picture: dict[str, str]) -> None:
+    """What was saved, loaded and run again is the same; so is what a picture brings along."""
+    saved = editor.saved()
+    editor.open(saved)
+    finished(editor, server, editor.queue())
+    assert_panels(editor, saved)
+
+    editor.open(example("Use a shared eraser"))
+    editor.drop(picture["filename"], server.image(picture))
+    count = "count => app.graph.nodes.length === count"
+    editor.page.wait_for_function(count, arg=len(saved["nodes"]))
+    assert essence(editor.saved()) == essence(saved)
+
+
 def test_running_an_example_shows_pictures_and_report(ran: Ran) -> None:
-    reports = [picture for title, picture in ran.pictures.items() if title == REPORT]
-    assert len(reports) == ran.example.report
-    for report in reports:
-        assert report.shape[0] == 1 and report.shape[2] > 500 and report.std() > 10
     summaries = [text for text in ran.texts if "forget energy removed" in text]
-    assert len(summaries) == ran.example.summary
-    before, after = batches(ran.pictures, "before"), batches(ran.pictures, "after")
-    assert len(before) == len(after) > 0
-    for one, other in zip(before, after, strict=True):
+    assert len(summaries) == ran.example.summaries
+    assert len(ran.before) == len(ran.after) == ran.example.pairs
+    for one, other in zip(ran.before, ran.after, strict=True):
         assert one.shape == other.shape == (4, 64, 64, 3)
         assert (one != other).any(axis=(1, 2, 3)).all()
         assert len(np.unique(one.reshape(4, -1), axis=0)) == 4
@@ -426,17 +397,16 @@ def test_an_example_writes_its_file_and_shows_the_path(ran: Ran, comfy_server: C
 
 
 def test_an_example_erases_its_concept_and_keeps_the_neighbour(ran: Ran) -> None:
-    concept, *neighbour = batches(ran.pictures, "before")
-    assert how_many(concept, ran.example.shows) >= 3
-    assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
-    concept, *neighbour = batches(ran.pictures, "after")
-    assert how_many(concept, ran.example.shows) <= 1
-    assert all(how_many(batch, "Waffle") >= 3 for batch in neighbour)
-
-
-def batches(pictures: dict[str, np.ndarray], when: str) -> list[np.ndarray]:
-    """The previews of one side, the concept's first."""
-    return [batch for title, batch in sorted(pictures.items()) if when in title.lower()]
+    gone = 0
+    for before, after in zip(ran.before, ran.after, strict=True):
+        if how_many(before, "Waffle") >= 3:
+            assert how_many(after, "Waffle") >= 3
+        else:
+            assert how_many(before, ran.example.shows) >= 3
+            gone += how_many(after, ran.example.shows) <= 1
+    neighbours = sum(how_many(before, "Waffle") >= 3 for before in ran.before)
+    assert neighbours == (ran.example.pairs == 2)
+    assert gone >= ran.example.pairs - neighbours - ran.example.spared
 
 
 def how_many(batch: np.ndarray, character: str) -> int:
