@@ -62,24 +62,25 @@ function passOnToCanvas(element) {
  * was in view, after the page was loaded again.
  */
 export async function restorePanels() {
-    const root = app.rootGraph ?? app.graph
-    const empty = () => [...withPanel(root)].filter(([, node]) => !panels.get(node).shown)
-    for (const [, node] of empty()) {
+    const found = [...withPanel(app.rootGraph ?? app.graph)]
+    const empty = found.filter(([, node]) => !panels.get(node).shown)
+    for (const [, node] of empty) {
         const kept = app.nodeOutputs?.[locator(node)]
         const panel = panels.get(node)
         if (kept?.[panel.key]) panel.show(kept)
     }
-    if (!empty().length) return
+    const missing = empty.filter(([, node]) => !panels.get(node).shown)
+    if (!missing.length) return
     const { output: prompt } = await app.graphToPrompt()
     const answer = await api.fetchApi(`/history?max_items=${RUNS_LOOKED_AT}`)
     if (!answer.ok) return
     const newestFirst = Object.values(await answer.json()).reverse()
-    for (const [id, node] of empty()) {
+    for (const [id, node] of missing) { // another workflow may be in view by now: not its nodes
         const panel = panels.get(node)
         const now = ancestry(prompt, id)
         const run = newestFirst.find(
             (run) => run.outputs?.[id]?.[panel.key] && ancestry(run.prompt[2], id) === now)
-        if (run) panel.show(run.outputs[id])
+        if (run && !panel.shown) panel.show(run.outputs[id])
     }
 }
 

@@ -139,7 +139,8 @@ function spectra(layers) {
     svg.setAttribute("preserveAspectRatio", "none")
     for (const { side, points, age } of curves) {
         const line = document.createElementNS(SVG, "polyline")
-        line.setAttribute("points", points.map((point) => place(point).join(",")).join(" "))
+        const whole = [...points, [most, points.at(-1)[1]]] // the rest lies in these directions
+        line.setAttribute("points", whole.map((point) => place(point).join(",")).join(" "))
         line.setAttribute("data-side", side)
         line.setAttribute("opacity", 0.35 + 0.65 * age)
         svg.append(line)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route, sync_playwright
 
-PATIENCE = 120.0
+PATIENCE = 25.0
 """Seconds that the page may take for one thing, on a busy machine."""
 
 FLAGS = (
@@ -137,7 +137,7 @@ class Editor:
         self.page.evaluate(FIT_TO_WINDOW, [bounds[node] for node in nodes or bounds])
         self.page.wait_for_timeout(700)
 
-    def panel(self, node: int, name: str) -> ElementHandle:
+    def panel(self, node: int | str, name: str) -> ElementHandle:
         """The element of a panel on a node, in a subgraph too."""
         element = self.page.evaluate_handle(PANEL, [node, name]).as_element()
         assert element is not None, f"node {node} has no panel {name}"

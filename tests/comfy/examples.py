@@ -70,7 +70,9 @@ def expected_prompt(workflow: Workflow, definitions: dict[str, Any]) -> dict[str
         for slot in node["inputs"]:
             if slot["link"] is not None:
                 inputs[slot["name"]] = sources[slot["link"]]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        title = node.get("title") or definitions[node["type"]]["display_name"]
+        content = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
+        prompt[str(node["id"])] = content
     return prompt
 
 

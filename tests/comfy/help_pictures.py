@@ -1,0 +1,103 @@
+"""Draws the help pages' pictures anew: python3 dev.py run tests/comfy/help_pictures.py
+
+Every node as the editor shows it; those with a panel after a run.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from dev.browser import find_browser
+from dev.console import ROOT
+from dev.server import ComfyServer
+from tests.comfy.editor import Editor, opened
+from tests.comfy.examples import example
+
+FOLDER = ROOT / "web" / "docs" / "pictures"
+AFTER_A_RUN = {
+    "Erase a concept": ("PURE_EraseConcept", "PURE_Compare"),
+    "Erase a concept, step by step": ("PURE_Concept", "PURE_Capture", "PURE_Fit", "PURE_Patch"),
+}
+SHOWN = {
+    "Compare methods": ("PURE_FitText",),
+    "Share an eraser": ("PURE_SaveEraser",),
+    "Export an erased checkpoint": ("PURE_SaveCheckpoint", "PURE_SaveLoRA", "PURE_SaveDiffusers"),
+}
+ALONE = (
+    "PURE_CombineErasers",
+    "PURE_ConcatenateActivations",
+    "PURE_LoadEraser",
+    "PURE_SaveActivations",
+    "PURE_LoadActivations",
+)
+MARGIN = 12
+ZOOM = 1.25
+
+
+def take(editor: Editor, node: int, name: str) -> None:
+    """The picture of one node."""
+    left, top, width, height = editor.bounds()[node]
+    editor.page.evaluate(
+        f"""() => {{
+            app.canvas.deselectAll?.();
+            app.canvas.ds.scale = {ZOOM};
+            app.canvas.ds.offset = [{200 / ZOOM - left}, {120 / ZOOM - top}];
+            app.canvas.setDirty(true, true);
+        }}"""
+    )
+    editor.page.wait_for_timeout(1500)
+    clip = {
+        "x": 200 - MARGIN,
+        "y": 120 - MARGIN,
+        "width": width * ZOOM + 2 * MARGIN,
+        "height": height * ZOOM + 2 * MARGIN,
+    }
+    # The canvas does not begin at the corner of the window.
+    corner = editor.page.evaluate(
+        "(() => { const { left, top } = app.canvas.canvas.getBoundingClientRect();"
+        "return [left, top] })()"
+    )
+    clip["x"] += corner[0]
+    clip["y"] += corner[1]
+    picture = Image.open(io.BytesIO(editor.page.screenshot(clip=clip))).convert("RGB")
+    FOLDER.mkdir(exist_ok=True)
+    picture.save(FOLDER / f"{name}.jpg", quality=85)
+
+
+def by_type(workflow: dict[str, Any], node_type: str) -> int:
+    return next(node["id"] for node in workflow["nodes"] if node["type"] == node_type)
+
+
+def main() -> None:
+    with ComfyServer() as server:
+        chromium = str(find_browser())
+        with opened(server.address, chromium, "PURE_Compare") as editor:
+            editor.page.set_viewport_size({"width": 1600, "height": 1700})
+            for name, types in AFTER_A_RUN.items():
+                editor.open(example(name))
+                prompt = editor.queue()
+                while prompt not in server.get(f"/history/{prompt}"):
+                    editor.page.wait_for_timeout(500)
+                for node_type in types:
+                    take(editor, by_type(example(name), node_type), node_type)
+            for name, types in SHOWN.items():
+                workflow = example(name)
+                for node in workflow["nodes"]:
+                    node["mode"] = 0
+                editor.open(workflow)
+                for node_type in types:
+                    take(editor, by_type(workflow, node_type), node_type)
+            for node_type in ALONE:
+                editor.page.evaluate("app.graph.clear()")
+                node = editor.page.evaluate(
+                    f"(() => {{ const node = LiteGraph.createNode('{node_type}');"
+                    "app.graph.add(node); return Number(node.id) })()"
+                )
+                take(editor, node, node_type)
+
+
+if __name__ == "__main__":
+    main()
