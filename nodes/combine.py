@@ -49,8 +49,8 @@ class CombineErasers(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "For joint: activations of what all concepts together have to keep. "
-                        "Needed for erasers from files. Ridge takes those that every eraser was "
-                        "fitted with, pure takes new ones too."
+                        "Needed for erasers from files. Ridge and mosaic take those that every "
+                        "eraser was fitted with, pure takes new ones too."
                     ),
                 ),
                 max_rank_input(),

@@ -62,7 +62,7 @@ class Patch(io.ComfyNode):
                         optional=True,
                         tooltip=(
                             "Erase only in the layers that do most: the fewest that together do "
-                            "this share of what all do, .01 to 1; 1: in all. Measured as the "
+                            "this share of what all do, 0.01 to 1; 1: in all. Measured as the "
                             "share of a layer's forget activations that it changes."
                         ),
                     )

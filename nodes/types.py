@@ -244,7 +244,8 @@ def eraser_input(more: str = "") -> io.Input:
     return Eraser.Input(
         "eraser",
         tooltip=(
-            f"From PURE Fit, PURE Erase Concept, PURE Combine Erasers or PURE Load Eraser.{more}"
+            "From PURE Fit, PURE Fit Text, PURE Erase Concept, PURE Combine Erasers or PURE Load "
+            f"Eraser.{more}"
         ),
     )
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route, sync_playwright
 
-PATIENCE = 25.0
+PATIENCE = 120.0
 """Seconds that the page may take for one thing, on a busy machine."""
 
 FLAGS = (
@@ -212,6 +212,7 @@ def opened(address: str, chromium: str, awaited_node: str) -> Iterator[Editor]:
             editor = Editor(page, awaited_node)
             page.goto(address)
             page.wait_for_function(READY.format(awaited_node))
+            editor.use()  # the server keeps what a killed run has set
             yield editor
         finally:
             browser.close()
