@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from comfyui_pure import WEB_DIRECTORY, comfy_entrypoint
 from comfyui_pure.nodes import (
     Capture,
+    Compare,
     Concept,
     EraseConcept,
     Fit,
@@ -84,6 +85,7 @@ TABLE = {
         ["model", "eraser", "strength", "edit", "dtype", "filename_prefix"],
         [("path", "STRING")],
     ),
+    "PURE_Compare": (["before", "after"], [("comparison", "IMAGE")]),
     "PURE_EraseConcept": (
         ["model", "clip", "concept", "neighbours", "kind", "method", "strength"],
         [
@@ -423,3 +425,30 @@ def test_a_file_saved_again_is_read_again(fitted: dict[str, Any], erasers: Path)
     assert LoadEraser.fingerprint_inputs(eraser_name=path.name) != before
     (again,) = execute(LoadEraser, eraser_name=path.name)
     assert again.fingerprint == weaker.fingerprint
+
+
+def test_comparison_lays_pairs_side_by_side() -> None:
+    before, after = torch.rand(2, 8, 16, 3), torch.rand(2, 8, 16, 3)
+    output = Compare.EXECUTE_NORMALIZED(before=before, after=after)
+    (pairs,) = output.result
+    assert torch.equal(pairs[:, :, :16], before) and torch.equal(pairs[:, :, 16:], after)
+    for side in ("pure_before", "pure_after"):
+        files = [
+            Path(folder_paths.get_temp_directory(), each["filename"]) for each in output.ui[side]
+        ]
+        assert len(files) == 2 and all(file.is_file() for file in files)
+        for file in files:
+            file.unlink()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16, 3), (2, 16, 8, 3), (2, 8, 16, 4)])
+def test_what_cannot_be_compared_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(PureError, match=r"expected .*2 of 16 x 8 .*got"):
+        Compare.EXECUTE_NORMALIZED(before=torch.rand(2, 8, 16, 3), after=torch.rand(shape))
+
+
+def test_every_node_is_found_by_other_words(comfy_version: tuple[int, ...]) -> None:
+    for schema in schemas().values():
+        if comfy_version >= (0, 30):
+            assert len(schema.search_aliases) >= 2, schema.node_id
+        assert schema.category.split("/")[0] == "PURE"

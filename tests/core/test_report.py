@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from pure_core.activations import Activations
 from pure_core.bases import fit_basis
 from pure_core.errors import PureError
 from pure_core.methods import fit
-from pure_core.report import FitReport, draw
+from pure_core.report import FitReport, draw, panel
 from pure_core.report.canvas import printable
 from pure_core.report.picture import FORGET, RETAIN, short_name
 
@@ -163,3 +164,32 @@ def test_an_overshoot_of_the_ridge_goes_further_on_the_same_way(make_activations
     for one, two in zip(once.layers, twice.layers, strict=True):
         assert 0.5 < one.way < 1.0 < two.way == pytest.approx(2 * one.way, rel=1e-4)
     assert not any("of the way" in warning for warning in twice.warnings)
+
+
+@pytest.mark.parametrize("with_neighbours", [True, False])
+def test_the_panel_gets_the_report_as_json(make_activations, with_neighbours):
+    forget = make_activations(seed=1)
+    retain = make_activations(prompts=6, seed=2) if with_neighbours else None
+    report = FitReport.of(fit("pure", forget, retain), forget, retain)
+    data = json.loads(json.dumps(panel(report), allow_nan=False))
+    assert data["warnings"] == list(report.warnings)
+    assert len(data["layers"]) == len(report.layers)
+    for shown, layer in zip(data["layers"], report.layers, strict=True):
+        assert shown["removed"] == pytest.approx(layer.forget_removed, abs=1e-4)
+        kept = None if retain is None else pytest.approx(layer.retain_kept, abs=1e-4)
+        assert shown["kept"] == kept
+        counts = [count for count, _ in shown["forget_curve"]]
+        assert counts == sorted(set(counts)) and len(counts) <= 32
+        assert counts[0] == 1 and counts[-1] == len(layer.forget_spectrum.cumulative)
+        for count, share in shown["forget_curve"]:
+            expected = layer.forget_spectrum.cumulative[count - 1]
+            assert share == pytest.approx(expected, abs=1e-4)
+        assert (shown["retain_curve"] is None) == (not with_neighbours)
+
+
+def test_the_panel_has_no_number_where_there_is_none(make_activations):
+    forget = make_activations(seed=1)
+    report = FitReport.of(fit("pure", forget, None), forget, None)
+    broken = replace(report.layers[0], forget_removed=float("nan"))
+    data = panel(replace(report, layers=(broken,)))
+    assert data["layers"][0]["removed"] is None
