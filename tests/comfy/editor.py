@@ -31,6 +31,8 @@ STOCK_ERRORS = (
     r"status of 404 .* /user\.css",
     r"status of 404 .* /api/userdata",
     r"status of 404 .* /templates/",
+    # A node's help in the editor's own language, before the one for all languages.
+    r"status of 404 .*/docs/\w+/\w+\.md",
     r"Error loading (fuse options|core workflow templates)",
     r"ComfyApp graph accessed before initialization",
     r"TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange",
