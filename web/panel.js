@@ -10,15 +10,17 @@ const panels = new WeakMap() // node -> the panel on it
  * Puts a panel on a node.
  *
  * `key` is the part of the node's output that it shows, `show` draws an output of the node that
- * has that part. The panel is saved neither in the workflow nor in the prompt.
+ * has that part. Heights are in the canvas's units; without `tallest` it takes all there is. The
+ * panel is saved neither in the workflow nor in the prompt.
  */
-export function addPanel(node, { name, key, element, height, width, show }) {
+export function addPanel(node, { name, key, element, height, tallest, width, show }) {
     element.classList.add("pure-panel", "widget-expands")
     element.style.minHeight = `${height}px`
     const margins = 20
     const widget = node.addDOMWidget(name, name, element, {
         serialize: false,
         getMinHeight: () => height + margins,
+        ...(tallest && { getMaxHeight: () => tallest + margins }),
         getValue: () => "",
         setValue: () => {},
     })
@@ -61,7 +63,11 @@ function passOnToCanvas(element) {
  * Shows again what earlier runs gave, on panels that are new: after undo, after another workflow
  * was in view, after the page was loaded again.
  */
-export async function restorePanels() {
+export function restorePanels() {
+    restore().catch((error) => console.warn("PURE: earlier runs are not shown.", error))
+}
+
+async function restore() {
     const found = [...withPanel(app.rootGraph ?? app.graph)]
     const empty = found.filter(([, node]) => !panels.get(node).shown)
     for (const [, node] of empty) {

@@ -7,6 +7,7 @@ import { say } from "./text.js"
 const MEASURES = ["removed", "way", "kept", "rank"]
 const PLOT = { width: 320, height: 84 }
 const HEIGHT = 300
+const TALLEST = 380
 const WIDTH = 400
 const SVG = "http://www.w3.org/2000/svg"
 
@@ -14,7 +15,8 @@ export function addReport(node) {
     const element = make("div", { class: "pure-report" },
         make("p", { class: "pure-empty" }, say("report_empty")))
     addPanel(node, {
-        name: "pure_report", key: "pure_report", element, height: HEIGHT, width: WIDTH,
+        name: "pure_report", key: "pure_report", element, height: HEIGHT,
+        tallest: TALLEST, width: WIDTH,
         show: ({ pure_report: [report] }) => element.replaceChildren(...drawn(report)),
     })
 }

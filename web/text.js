@@ -61,8 +61,12 @@ let translated = {}
 export async function loadWords() {
     const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
     if (language === "en") return
-    const answer = await api.fetchApi("/i18n")
-    if (answer.ok) translated = (await answer.json())[language]?.pure ?? {}
+    try {
+        const answer = await api.fetchApi("/i18n")
+        if (answer.ok) translated = (await answer.json())[language]?.pure ?? {}
+    } catch (error) {
+        console.warn("PURE: no translations, English it is.", error)
+    }
 }
 
 /** A text by its key, with what stands for its {names}. */
