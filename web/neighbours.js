@@ -74,9 +74,9 @@ function list(node) {
         foot.replaceChildren(
             make("span", {}, say("suggest_count", { n: chosen().length })),
             make("button", {
-                type: "button", class: "pure-add", disabled: some.every(has),
+                type: "button", class: "pure-add",
                 onclick: () => {
-                    write([...chosen(), ...some.filter((name) => !has(name))])
+                    write(some)
                     for (const [index, name] of offered.entries())
                         chips[index].setAttribute("aria-pressed", String(has(name)))
                     drawFoot(offered, chips)

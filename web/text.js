@@ -37,7 +37,7 @@ const ENGLISH = {
         + "another kind.",
     suggest_hint: "Click to add or remove. About nine are good, the closest ones; leave out what is "
         + "another name of the concept. You can edit the list in the node.",
-    suggest_add: "Add the first {n}",
+    suggest_add: "Replace the list by the first {n}",
     suggest_count: "{n} in the list",
     suggest_linked: "The list of neighbours comes from another node: edit it there.",
     close: "Close",
