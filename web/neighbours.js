@@ -8,22 +8,35 @@ const ENOUGH = 9 // neighbours, as the paper's plots suggest
 const FEWEST_LETTERS = 3
 
 let known = null // kind -> groups of similar names
-let open = null // the list in view
+let inView = null // the list
 
 export function addSuggestions(node) {
-    const button = node.addWidget("button", say("suggest"), null, () => show(node), {
+    const open = () => show(node).catch((error) => app.extensionManager.toast.add({
+        severity: "error", summary: say("suggest"), detail: String(error), life: 5000,
+    }))
+    const button = node.addWidget("button", say("suggest"), null, open, {
         serialize: false, tooltip: say("suggest_tip"),
     })
     button.serialize = false
 }
 
 async function show(node) {
-    known ??= await (await fetch(new URL("./neighbours.json", import.meta.url))).json()
-    open?.remove()
-    open = list(node)
-    document.body.append(open)
-    place(open, node)
-    open.querySelector("button")?.focus()
+    if (!known) {
+        const answer = await fetch(new URL("./neighbours.json", import.meta.url))
+        if (!answer.ok) throw new Error(`neighbours.json: ${answer.status} ${answer.statusText}`)
+        known = await answer.json()
+    }
+    closeSuggestions()
+    inView = list(node)
+    document.body.append(inView)
+    place(inView, node)
+    inView.querySelector("button")?.focus()
+}
+
+/** Closes the list: its node may be gone. */
+export function closeSuggestions() {
+    inView?.remove()
+    inView = null
 }
 
 /** Beside the node, within the window. */
@@ -40,12 +53,13 @@ function place(element, node) {
 
 function list(node) {
     const widget = (name) => node.widgets?.find((each) => each.name === name)
+    const linked = (name) =>
+        node.inputs?.some((input) => input.name === name && input.link != null)
     const kind = widget("kind")?.value
-    const concepts = lines(widget("concept")?.value)
+    const concepts = linked("concept") ? [] : lines(widget("concept")?.value)
     const groups = known[kind] ?? []
     const first = (fits) => groups.find((group) => concepts.some((each) => fits(each, group)))
     const nearest = first(isIn) ?? first(resembles)
-    const linked = node.inputs?.some((input) => input.name === "neighbours" && input.link != null)
 
     const chosen = () => lines(widget("neighbours")?.value)
     const write = (names) => setValue(node, widget("neighbours"), names.join("\n"))
@@ -99,6 +113,7 @@ function list(node) {
     const outside = (event) => { if (!panel.contains(event.target)) close() }
     const panel = make("div", {
         class: "pure-panel pure-suggestions", role: "dialog", "aria-label": say("suggest"),
+        tabindex: -1, // keeps the focus, and with it Ctrl+Z, inside
         onkeydown: (event) => {
             event.stopPropagation() // the editor's shortcuts
             if (event.key === "Escape") close()
@@ -108,11 +123,11 @@ function list(node) {
         make("button", { type: "button", title: say("close"), onclick: close }, "✕")))
     window.addEventListener("pointerdown", outside, true)
 
-    if (linked) panel.append(make("p", {}, say("suggest_linked")))
+    if (linked("neighbours") || linked("kind")) panel.append(make("p", {}, say("suggest_linked")))
     else if (!groups.length) panel.append(make("p", {}, say("suggest_custom")))
     else {
         const found = nearest && say("suggest_similar", {
-            concept: concepts.find((each) => resembles(each, nearest)), group: nearest.group,
+            concept: concepts.find((each) => belongs(each, nearest)), group: nearest.group,
         })
         panel.append(make("p", {}, found ?? say("suggest_unknown")), choose, names,
             make("small", {}, say("suggest_hint")), foot)
@@ -154,13 +169,17 @@ function resembles(concept, group) {
         .some((name) => within(words(name), asked) || within(asked, words(name)))
 }
 
+function belongs(concept, group) {
+    return isIn(concept, group) || resembles(concept, group)
+}
+
 function called(group) {
     return [...group.names, ...(group.also ?? [])]
 }
 
 /** A group's names without the concepts, those listed next to a concept first. */
 function nearestFirst({ names }, concepts) {
-    const same = (name) => concepts.some((concept) => resembles(concept, { names: [name] }))
+    const same = (name) => concepts.some((concept) => belongs(concept, { names: [name] }))
     const places = names.flatMap((name, place) => (same(name) ? [place] : []))
     const distance = (place) => Math.min(...places.map((other) => Math.abs(other - place)))
     return names

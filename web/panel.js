@@ -33,7 +33,9 @@ export function addPanel(node, { name, key, element, height, tallest, width, sho
     const executed = node.onExecuted
     node.onExecuted = function (output) {
         executed?.apply(this, arguments)
-        if (output?.[key]) panel.show(output)
+        if (!output?.[key]) return
+        if (isOfAnotherWorkflow(output)) delete app.nodeOutputs[locator(this)]
+        else panel.show(output)
     }
     const [wide, high] = node.computeSize()
     node.setSize([Math.max(wide, width), high])
@@ -55,8 +57,20 @@ function passOnToCanvas(element) {
         element.addEventListener(type, (event) => {
             const middle = event.button === 1 || (event.buttons & 4) !== 0
             if (classic() && middle) app.canvas[method](event)
+            // Older editors would drag the node along with the slider.
+            if (!middle && event.target.closest("button, input")) event.stopPropagation()
         })
     }
+}
+
+/**
+ * Whether an output comes from a run of a workflow that is open, but not in view. The editor gives
+ * it to the node of the same number in the one in view, and to that other workflow's tracker.
+ */
+function isOfAnotherWorkflow(output) {
+    const { openWorkflows = [], activeWorkflow } = app.extensionManager?.workflow ?? {}
+    return openWorkflows.some((workflow) => workflow.path !== activeWorkflow?.path
+        && Object.values(workflow.changeTracker?.nodeOutputs ?? {}).includes(output))
 }
 
 /**
@@ -68,34 +82,49 @@ export function restorePanels() {
 }
 
 async function restore() {
-    const found = [...withPanel(app.rootGraph ?? app.graph)]
-    const empty = found.filter(([, node]) => !panels.get(node).shown)
+    const empty = withPanel().filter(([, node]) => !panels.get(node).shown)
     for (const [, node] of empty) {
         const kept = app.nodeOutputs?.[locator(node)]
         const panel = panels.get(node)
         if (kept?.[panel.key]) panel.show(kept)
     }
-    const missing = empty.filter(([, node]) => !panels.get(node).shown)
+    const missing = empty.filter(([, node]) => !panels.get(node).shown && isComputed(node))
     if (!missing.length) return
-    const { output: prompt } = await app.graphToPrompt()
     const answer = await api.fetchApi(`/history?max_items=${RUNS_LOOKED_AT}`)
     if (!answer.ok) return
     const newestFirst = Object.values(await answer.json()).reverse()
-    for (const [id, node] of missing) { // another workflow may be in view by now: not its nodes
+    const runsOf = ([id, node]) =>
+        newestFirst.filter((run) => run.outputs?.[id]?.[panels.get(node).key])
+    const found = missing.filter((each) => runsOf(each).length && each[1].graph)
+    if (!found.length) return
+    const { output: prompt } = await app.graphToPrompt() // asks every node: not without need
+    for (const [id, node] of found) {
         const panel = panels.get(node)
-        const now = ancestry(prompt, id)
-        const run = newestFirst.find(
-            (run) => run.outputs?.[id]?.[panel.key] && ancestry(run.prompt[2], id) === now)
+        const now = node.graph && ancestry(prompt, id) // none if another workflow came into view
+        const run = runsOf([id, node]).find((run) => now && ancestry(run.prompt[2], id) === now)
         if (run && !panel.shown) panel.show(run.outputs[id])
     }
 }
 
-/** Nodes with a panel, in subgraphs too, with their ids as the server has them. */
-function* withPanel(graph, path = "") {
-    for (const node of graph?.nodes ?? []) {
-        if (panels.has(node)) yield [`${path}${node.id}`, node]
-        if (node.subgraph) yield* withPanel(node.subgraph, `${path}${node.id}:`)
+/**
+ * Nodes with a panel, in subgraphs too, with their ids as the server has them. What lies in two
+ * copies of one subgraph has two ids and one panel: it is left out.
+ */
+function withPanel() {
+    const ids = new Map()
+    const look = (graph, path) => {
+        for (const node of graph?.nodes ?? []) {
+            if (panels.has(node)) ids.set(node, [...(ids.get(node) ?? []), `${path}${node.id}`])
+            if (node.subgraph) look(node.subgraph, `${path}${node.id}:`)
+        }
     }
+    look(app.rootGraph ?? app.graph, "")
+    return [...ids].filter(([, found]) => found.length === 1).map(([node, [id]]) => [id, node])
+}
+
+/** Whether a run computes the node: it is neither muted nor bypassed. */
+function isComputed(node) {
+    return node.mode !== 2 && node.mode !== 4
 }
 
 /** The node's key among the outputs that the editor keeps for the workflow in view. */
@@ -104,12 +133,15 @@ function locator(node) {
     return inside ? `${node.graph.id}:${node.id}` : String(node.id)
 }
 
-/** Everything that a node's result depends on, as a text that can be compared. */
-function ancestry(prompt, id, found = new Map()) {
-    if (!prompt?.[id] || found.has(id)) return ""
-    const { class_type, inputs } = prompt[id]
-    found.set(id, [class_type, Object.entries(inputs).sort(([a], [b]) => (a < b ? -1 : 1))])
-    for (const value of Object.values(inputs))
-        if (Array.isArray(value)) ancestry(prompt, String(value[0]), found)
-    return JSON.stringify([...found].sort(([a], [b]) => (a < b ? -1 : 1)))
+/** Everything that a node's result depends on, as a text that can be compared; "" for no node. */
+function ancestry(prompt, id) {
+    const found = new Map()
+    const walk = (id) => {
+        if (!prompt?.[id] || found.has(id)) return
+        const { class_type, inputs } = prompt[id]
+        found.set(id, [class_type, Object.entries(inputs).sort(([a], [b]) => (a < b ? -1 : 1))])
+        for (const value of Object.values(inputs)) if (Array.isArray(value)) walk(String(value[0]))
+    }
+    walk(id)
+    return found.size ? JSON.stringify([...found].sort(([a], [b]) => (a < b ? -1 : 1))) : ""
 }

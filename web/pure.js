@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
 import { addCompare } from "./compare.js"
 import { make } from "./dom.js"
-import { addSuggestions } from "./neighbours.js"
+import { addSuggestions, closeSuggestions } from "./neighbours.js"
 import { restorePanels } from "./panel.js"
 import { addReport } from "./report.js"
 import { loadWords } from "./text.js"
@@ -30,6 +30,7 @@ app.registerExtension({
         for (const add of PARTS[node.comfyClass] ?? []) add(node)
     },
     afterConfigureGraph() {
+        closeSuggestions()
         setTimeout(restorePanels) // once the editor has put back the outputs that it keeps
     },
 })

@@ -25,7 +25,7 @@ export function addReport(node) {
 function drawn(report) {
     let measure = report.layers.some((layer) => layer.way != null) ? "way" : "removed"
     let pinned = null
-    const bars = make("div", { class: "pure-bars", role: "list", onmouseleave: () => tell(pinned) })
+    const bars = make("div", { class: "pure-bars", role: "group", onmouseleave: () => tell(pinned) })
     const details = make("div", { class: "pure-details", "aria-live": "polite" })
     const plot = make("div", { class: "pure-plot" })
 
@@ -36,7 +36,7 @@ function drawn(report) {
         bars.dataset.measure = measure
         bars.replaceChildren(...report.layers.map((layer, index) =>
             make("button", {
-                type: "button", class: "pure-bar", role: "listitem",
+                type: "button", class: "pure-bar",
                 style: `--share: ${Math.max(0, layer[measure] ?? 0) / most}`,
                 "aria-label": `${layer.short_name}: ${shown(layer, measure)}`,
                 "aria-pressed": String(pinned === index),

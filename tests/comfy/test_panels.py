@@ -153,6 +153,24 @@ def test_the_slider_follows_the_pointer(page: Editor, nodes: dict[str, int], ren
         assert stage.get_attribute("data-mode") == mode.replace(" ", "_")
 
 
+@each_renderer
+def test_dragging_the_slider_leaves_the_node(
+    page: Editor, nodes: dict[str, int], renderer: str
+) -> None:
+    page.use(renderer)
+    page.look_at(nodes["PURE_Compare"])
+    panel = page.panel(nodes["PURE_Compare"], COMPARE)
+    page.wait_for_pictures(panel)
+    where = f"Array.from(app.graph.getNodeById({nodes['PURE_Compare']}).pos)"
+    before = page.page.evaluate(where)
+    box = panel.query_selector(".pure-stage").bounding_box()
+    page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 4, steps=5)
+    page.page.mouse.up()
+    assert page.page.evaluate(where) == before
+
+
 def test_the_wheel_over_a_panel_zooms_the_canvas(page: Editor, nodes: dict[str, int]) -> None:
     page.look_at(nodes["PURE_Compare"])
     box = page.panel(nodes["PURE_Compare"], COMPARE).bounding_box()
@@ -239,6 +257,23 @@ def test_a_page_loaded_again_in_the_middle_of_a_run_shows_it(
     page.open(saved)
     finished(page, comfy_server, running)
     shown(page, nodes)
+
+
+def test_a_run_of_another_workflow_is_not_shown(
+    page: Editor, nodes: dict[str, int], comfy_server: ComfyServer
+) -> None:
+    open_quick(page, nodes, latents=3)
+    other = page.saved()
+    for node in other["nodes"]:
+        if node["id"] == nodes["PURE_EraseConcept"]:
+            node["widgets_values"][0] = "Bramble"
+    running = page.queue()
+    page.page.wait_for_timeout(500)
+    page.open(other)
+    finished(page, comfy_server, running)
+    page.page.wait_for_timeout(2000)
+    report = page.panel(nodes["PURE_EraseConcept"], REPORT)
+    assert not report.query_selector_all(".pure-bar")
 
 
 def test_in_a_subgraph_panels_show_the_run(
