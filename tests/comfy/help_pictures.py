@@ -39,7 +39,7 @@ ZOOM = 1.25
 
 def take(editor: Editor, node: int, name: str) -> None:
     """The picture of one node."""
-    left, top, width, height = editor.bounds()[node]
+    left, top, *_ = editor.bounds()[node]
     editor.page.evaluate(
         f"""() => {{
             app.canvas.deselectAll?.();
@@ -49,19 +49,14 @@ def take(editor: Editor, node: int, name: str) -> None:
         }}"""
     )
     editor.page.wait_for_timeout(1500)
+    box = editor.page.locator(f'[data-node-id="{node}"]').bounding_box()
+    assert box is not None
     clip = {
-        "x": 200 - MARGIN,
-        "y": 120 - MARGIN,
-        "width": width * ZOOM + 2 * MARGIN,
-        "height": height * ZOOM + 2 * MARGIN,
+        "x": box["x"] - MARGIN,
+        "y": box["y"] - MARGIN,
+        "width": box["width"] + 2 * MARGIN,
+        "height": box["height"] + 2 * MARGIN,
     }
-    # The canvas does not begin at the corner of the window.
-    corner = editor.page.evaluate(
-        "(() => { const { left, top } = app.canvas.canvas.getBoundingClientRect();"
-        "return [left, top] })()"
-    )
-    clip["x"] += corner[0]
-    clip["y"] += corner[1]
     picture = Image.open(io.BytesIO(editor.page.screenshot(clip=clip))).convert("RGB")
     FOLDER.mkdir(exist_ok=True)
     picture.save(FOLDER / f"{name}.jpg", quality=85)
@@ -76,6 +71,7 @@ def main() -> None:
         chromium = str(find_browser())
         with opened(server.address, chromium, "PURE_Compare") as editor:
             editor.page.set_viewport_size({"width": 1600, "height": 1700})
+            editor.use("nodes2")  # folds advanced inputs away
             for name, types in AFTER_A_RUN.items():
                 editor.open(example(name))
                 prompt = editor.queue()
