@@ -5,10 +5,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..pure_core.errors import PureError
-from .types import (
-    CATEGORY,
-    schema,
-)
+from .types import CATEGORY, schema
 
 
 class PictureError(PureError):

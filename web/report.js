@@ -4,7 +4,8 @@ import { choiceOf, make } from "./dom.js"
 import { addPanel } from "./panel.js"
 import { say } from "./text.js"
 
-const MEASURES = ["removed", "way", "kept", "rank"]
+const SHARES = ["removed", "way", "kept"]
+const MEASURES = [...SHARES, "rank"]
 const PLOT = { width: 320, height: 84 }
 const HEIGHT = 300
 const TALLEST = 380
@@ -31,7 +32,7 @@ function drawn(report) {
 
     function drawBars() {
         const values = report.layers.map((layer) => layer[measure])
-        const most = Math.max(measure === "rank" ? 1 : 1.0, ...values.map((value) => value ?? 0))
+        const most = Math.max(1, ...values.map((value) => value ?? 0))
         bars.style.setProperty("--whole", measure === "rank" ? "" : 1 / most)
         bars.dataset.measure = measure
         bars.replaceChildren(...report.layers.map((layer, index) =>
@@ -84,7 +85,7 @@ function describe(report) {
 }
 
 function inMean({ layers }) {
-    const means = ["removed", "way", "kept"].map((measure) => {
+    const means = SHARES.map((measure) => {
         const known = layers.map((layer) => layer[measure]).filter((value) => value != null)
         const mean = known.length ? known.reduce((sum, value) => sum + value) / known.length : null
         return figure(measure, percent(mean))
@@ -104,7 +105,7 @@ function inLayer(layer) {
     ]
     return [
         make("b", { title: layer.name }, `${say("layer")} ${layer.short_name}`),
-        make("div", {}, ...["removed", "way", "kept"].map((measure) =>
+        make("div", {}, ...SHARES.map((measure) =>
             figure(measure, percent(layer[measure])))),
         make("small", {}, ranks.filter(Boolean).join("; ")),
     ]

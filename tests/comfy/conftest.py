@@ -32,6 +32,15 @@ def comfy_server() -> Iterator[ComfyServer]:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's executable."""
+    path = os.environ.get("PURE_CHROMIUM")
+    if not path:
+        pytest.skip("no Chromium; install it or set PURE_CHROMIUM to a Chromium or Chrome")
+    return path
+
+
+@pytest.fixture(scope="session")
 def comfy_version() -> tuple[int, ...]:
     """The running ComfyUI's version, for example (0, 3, 75)."""
     return tuple(int(part) for part in os.environ["PURE_COMFY_VERSION"].split(".")[:3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route, sync_playwright
+
+from dev.server import ComfyServer
 
 PATIENCE = 120.0
 """Seconds that the page may take for one thing, on a busy machine."""
@@ -192,6 +195,17 @@ class Editor:
         self.page.wait_for_timeout(500)  # for the next frame
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=path)
+
+
+def finished(editor: Editor, server: ComfyServer, prompt_id: str) -> dict[str, Any]:
+    """The outputs of a queued prompt, once it has ended well."""
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        if done := server.get(f"/history/{prompt_id}").get(prompt_id):
+            assert done["status"]["status_str"] == "success", done["status"]
+            return done["outputs"]
+        editor.page.wait_for_timeout(200)  # lets the page go on
+    raise TimeoutError(server.log())
 
 
 @contextmanager

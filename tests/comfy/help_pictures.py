@@ -13,7 +13,7 @@ from PIL import Image
 from dev.browser import find_browser
 from dev.console import ROOT
 from dev.server import ComfyServer
-from tests.comfy.editor import Editor, opened
+from tests.comfy.editor import Editor, finished, opened
 from tests.comfy.examples import example
 
 FOLDER = ROOT / "web" / "docs" / "pictures"
@@ -74,9 +74,7 @@ def main() -> None:
             editor.use("nodes2")  # folds advanced inputs away
             for name, types in AFTER_A_RUN.items():
                 editor.open(example(name))
-                prompt = editor.queue()
-                while prompt not in server.get(f"/history/{prompt}"):
-                    editor.page.wait_for_timeout(500)
+                finished(editor, server, editor.queue())
                 for node_type in types:
                     take(editor, by_type(example(name), node_type), node_type)
             for name, types in SHOWN.items():

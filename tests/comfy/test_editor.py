@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +18,7 @@ from PIL import Image
 
 from dev.console import ROOT
 from dev.server import ComfyServer
-from tests.comfy.editor import Editor, opened
+from tests.comfy.editor import Editor, finished, opened
 from tests.comfy.examples import (
     FILES,
     computed,
@@ -96,15 +94,6 @@ REPORTING = ("PURE_EraseConcept", "PURE_Fit")
 """Nodes with a panel that shows what was removed and kept."""
 
 each_example = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser's executable."""
-    path = os.environ.get("PURE_CHROMIUM")
-    if not path:
-        pytest.skip("no Chromium; install it or set PURE_CHROMIUM to a Chromium or Chrome")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -413,17 +402,6 @@ def how_many(batch: np.ndarray, character: str) -> int:
     """In how many pictures the judge recognises the character."""
     readings = read(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
     return sum(reading.shows("character", character) for reading in readings)
-
-
-def finished(editor: Editor, server: ComfyServer, prompt_id: str) -> dict[str, Any]:
-    """The outputs of a queued prompt, once it has ended well."""
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if done := server.get(f"/history/{prompt_id}").get(prompt_id):
-            assert done["status"]["status_str"] == "success", done["status"]
-            return done["outputs"]
-        editor.page.wait_for_timeout(200)  # lets the page go on
-    raise TimeoutError(server.log())
 
 
 def fetch(server: ComfyServer, references: list[dict[str, str]]) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 
 from dev.console import ROOT
 from dev.server import ComfyServer
-from tests.comfy.editor import RENDERERS, Editor, opened
+from tests.comfy.editor import RENDERERS, Editor, finished, opened
 from tests.comfy.examples import FOLDER, example
 
 EXAMPLE = "Erase a concept"
@@ -23,11 +21,8 @@ each_renderer = pytest.mark.parametrize("renderer", RENDERERS)
 
 
 @pytest.fixture(scope="module")
-def editor(comfy_server: ComfyServer) -> Iterator[Editor]:
+def editor(chromium: str, comfy_server: ComfyServer) -> Iterator[Editor]:
     """The editor in a browser, opened once."""
-    chromium = os.environ.get("PURE_CHROMIUM")
-    if not chromium:
-        pytest.skip("no Chromium; install it or set PURE_CHROMIUM to a Chromium or Chrome")
     with opened(comfy_server.address, chromium, "PURE_Compare") as editor:
         yield editor
         assert editor.errors == []
@@ -65,16 +60,6 @@ def open_quick(editor: Editor, nodes: dict[str, int], latents: int = 1) -> None:
     for node in example(EXAMPLE)["nodes"]:
         if node["type"] == "KSampler":
             editor.set_widget(node["id"], "steps", 4)
-
-
-def finished(editor: Editor, server: ComfyServer, prompt_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if done := server.get(f"/history/{prompt_id}").get(prompt_id):
-            assert done["status"]["status_str"] == "success", done["status"]
-            return done["outputs"]
-        editor.page.wait_for_timeout(200)
-    raise TimeoutError(server.log())
 
 
 def shot(editor: Editor, server: ComfyServer, name: str) -> None:
