@@ -6,6 +6,7 @@ import { say } from "./text.js"
 
 const ENOUGH = 9 // neighbours, as the paper's plots suggest
 const FEWEST_LETTERS = 3
+const NAME = "Suggest neighbours" // in every language: workflows name a button on a subgraph by it
 
 let known = null // kind -> groups of similar names
 let inView = null // the list
@@ -14,9 +15,10 @@ export function addSuggestions(node) {
     const open = () => show(node).catch((error) => app.extensionManager.toast.add({
         severity: "error", summary: say("suggest"), detail: String(error), life: 5000,
     }))
-    const button = node.addWidget("button", say("suggest"), null, open, {
+    const button = node.addWidget("button", NAME, null, open, {
         serialize: false, tooltip: say("suggest_tip"),
     })
+    button.label = say("suggest")
     button.serialize = false
 }
 

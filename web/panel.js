@@ -108,7 +108,7 @@ async function restore() {
 
 /**
  * Nodes with a panel, in subgraphs too, with their ids as the server has them. What lies in two
- * copies of one subgraph has two ids and one panel: it is left out.
+ * copies of one subgraph has two ids and one panel: the last copy's run is shown, as after a run.
  */
 function withPanel() {
     const ids = new Map()
@@ -119,7 +119,7 @@ function withPanel() {
         }
     }
     look(app.rootGraph ?? app.graph, "")
-    return [...ids].filter(([, found]) => found.length === 1).map(([node, [id]]) => [id, node])
+    return [...ids].flatMap(([node, found]) => found.reverse().map((id) => [id, node]))
 }
 
 /** Whether a run computes the node: it is neither muted nor bypassed. */

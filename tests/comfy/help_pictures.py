@@ -23,7 +23,7 @@ AFTER_A_RUN = {
 }
 SHOWN = {
     "Compare methods": ("PURE_FitText",),
-    "Share an eraser": ("PURE_SaveEraser",),
+    "Save an eraser": ("PURE_SaveEraser",),
     "Export an erased checkpoint": ("PURE_SaveCheckpoint", "PURE_SaveLoRA", "PURE_SaveDiffusers"),
 }
 ALONE = (

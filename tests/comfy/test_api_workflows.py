@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -25,20 +26,55 @@ def test_there_are_no_others() -> None:
     assert {file.name for file in API.glob("*.json")} == {file.name for file in FILES}
 
 
-def test_the_script_queues_one_and_fetches_its_pictures(
-    comfy_server: ComfyServer, checkpoint: Path, tmp_path: Path
-) -> None:
-    workflow = load(API / "Erase a concept.json")
-    for node in workflow.values():
-        quick = {"latents": 1, "run_steps": 2, "batch_size": 2}
+def script(folder: Path, workflow: dict[str, Any], server: str) -> subprocess.CompletedProcess[str]:
+    """Run the script on a workflow, in a folder."""
+    (folder / "workflow.json").write_text(json.dumps(workflow), encoding="utf-8")
+    command = [sys.executable, API / "run.py", "workflow.json", server]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def workflow(checkpoint: Path) -> dict[str, Any]:
+    """An example, with little work to do."""
+    quick = {"latents": 1, "run_steps": 2, "batch_size": 2}
+    nodes = load(API / "Erase a concept.json")
+    for node in nodes.values():
         if node["class_type"] == "KSampler":
-            quick["steps"] = 2
+            node["inputs"]["steps"] = 2
         node["inputs"].update({k: v for k, v in quick.items() if k in node["inputs"]})
-    (tmp_path / "workflow.json").write_text(json.dumps(workflow), encoding="utf-8")
-    command = [sys.executable, API / "run.py", "workflow.json", comfy_server.address]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    status, *pictures = done.stdout.splitlines()
-    assert status == "success"
+    return nodes
+
+
+def erasing(workflow: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of its PURE Erase Concept."""
+    (node,) = (each for each in workflow.values() if each["class_type"] == "PURE_EraseConcept")
+    return node["inputs"]
+
+
+def test_the_script_queues_one_and_fetches_its_pictures(
+    comfy_server: ComfyServer, workflow: dict[str, Any], tmp_path: Path
+) -> None:
+    done = script(tmp_path, workflow, comfy_server.address)
+    assert done.returncode == 0, done.stderr
+    pictures = done.stdout.splitlines()
     assert len(pictures) == 4 == len(list(tmp_path.glob("*.png")))
     for name in pictures:
         assert Image.open(tmp_path / name).size == (64, 64)
+
+
+def test_the_script_says_why_a_workflow_is_refused(
+    comfy_server: ComfyServer, workflow: dict[str, Any], tmp_path: Path
+) -> None:
+    erasing(workflow)["kind"] = "colour"
+    done = script(tmp_path, workflow, comfy_server.address)
+    assert done.returncode == 1
+    assert "refused the workflow" in done.stderr and "colour" in done.stderr
+
+
+def test_the_script_says_why_a_run_failed(
+    comfy_server: ComfyServer, workflow: dict[str, Any], tmp_path: Path
+) -> None:
+    erasing(workflow)["concept"] = " "
+    done = script(tmp_path, workflow, comfy_server.address)
+    assert done.returncode == 1
+    assert "concept" in done.stderr and "Traceback" not in done.stderr

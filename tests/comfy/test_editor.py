@@ -62,10 +62,10 @@ EXAMPLES = {
     "Erase a concept, step by step": Example(pairs=2, summaries=1),
     "Erase several concepts": Example(summaries=1, shows="Bramble"),
     "Export an erased checkpoint": Example(writes="output/checkpoints/erased_*_.safetensors"),
-    "Share an eraser": Example(writes="models/erasers/Zephyra_*_.safetensors"),
-    "Use a shared eraser": Example(pairs=2),
+    "Save an eraser": Example(writes="models/erasers/Zephyra_*_.safetensors"),
+    "Use a saved eraser": Example(pairs=2),
 }
-SHARED = "Zephyra_00001_.safetensors"
+SAVED = "Zephyra_00001_.safetensors"
 """The eraser that one example writes and another reads."""
 
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
@@ -97,15 +97,15 @@ each_example = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem
 
 
 @pytest.fixture(scope="module")
-def shared_eraser(comfy_server: ComfyServer, checkpoint: Path) -> Iterator[Path]:
+def saved_eraser(comfy_server: ComfyServer, checkpoint: Path) -> Iterator[Path]:
     """The eraser of one example where another looks for it, for as long as these tests run."""
-    prompt = expected_prompt(example("Share an eraser"), comfy_server.get("/object_info"))
+    prompt = expected_prompt(example("Save an eraser"), comfy_server.get("/object_info"))
     (saving,) = (key for key, node in prompt.items() if node["class_type"] == "PURE_SaveEraser")
     needed = upstream(prompt, saving)
     for node in needed.values():
         if node["class_type"] == "PURE_EraseConcept":
             node["inputs"]["latents"] = 1
-    eraser = comfy_server.base / "models" / "erasers" / SHARED
+    eraser = comfy_server.base / "models" / "erasers" / SAVED
     with put_aside(eraser):
         run = comfy_server.run(needed)
         assert run.error is None, run.error
@@ -131,7 +131,7 @@ def put_aside(path: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")  # an open playwright keeps others from running an event loop
-def editor(chromium: str, comfy_server: ComfyServer, shared_eraser: Path) -> Iterator[Editor]:
+def editor(chromium: str, comfy_server: ComfyServer, saved_eraser: Path) -> Iterator[Editor]:
     """The editor in a browser, opened once."""
     with opened(comfy_server.address, chromium, NODES[0]) as editor:
         yield editor
@@ -184,14 +184,14 @@ def test_one_example_writes_the_eraser_that_another_reads(definitions: dict[str,
         (node,) = (node for node in example(name)["nodes"] if node["type"] == node_type)
         return values(node, definitions[node_type])[widget]
 
-    written = value("Share an eraser", "PURE_SaveEraser", "filename_prefix")
-    assert f"{written}_00001_.safetensors" == SHARED
-    assert value("Use a shared eraser", "PURE_LoadEraser", "eraser_name") == SHARED
+    written = value("Save an eraser", "PURE_SaveEraser", "filename_prefix")
+    assert f"{written}_00001_.safetensors" == SAVED
+    assert value("Use a saved eraser", "PURE_LoadEraser", "eraser_name") == SAVED
 
 
 @each_example
 def test_an_example_keeps_the_defaults(
-    comfy_server: ComfyServer, shared_eraser: Path, file: Path
+    comfy_server: ComfyServer, saved_eraser: Path, file: Path
 ) -> None:
     for node in load(file)["nodes"]:
         if node["type"] in NODES:
@@ -358,7 +358,7 @@ def assert_comes_back(editor: Editor, server: ComfyServer, picture: dict[str, st
     finished(editor, server, editor.queue())
     assert_panels(editor, saved)
 
-    editor.open(example("Use a shared eraser"))
+    editor.open(example("Use a saved eraser"))
     editor.drop(picture["filename"], server.image(picture))
     count = "count => app.graph.nodes.length === count"
     editor.page.wait_for_function(count, arg=len(saved["nodes"]))

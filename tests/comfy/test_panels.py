@@ -192,7 +192,7 @@ def test_undo_and_another_workflow_in_between_keep_the_panels(
     page.page.wait_for_function(f"{strength}.value === 1")
     shown(page, nodes)
     # Another workflow, and back.
-    page.open(example("Use a shared eraser"))
+    page.open(example("Use a saved eraser"))
     page.open(ran["saved"])
     shown(page, nodes)
 
@@ -266,20 +266,44 @@ def test_in_a_subgraph_panels_show_the_run(
 ) -> None:
     page.page.evaluate(
         """ids => {
-            const canvas = app.canvas;
             const nodes = ids.map(id => app.graph.getNodeById(id));
-            canvas.graph.convertToSubgraph(new Set(nodes));
+            app.canvas.graph.convertToSubgraph(new Set(nodes));
         }""",
         [nodes["PURE_EraseConcept"], nodes["PURE_Compare"]],
     )
     finished(page, comfy_server, page.queue())
-    panels = page.page.evaluate_handle(
+    shown_in_subgraph(page)
+    # Used twice, it has two runs and one panel.
+    page.page.evaluate(
+        """() => {
+            const node = app.graph.nodes.find(each => each.subgraph);
+            const copy = node.clone();
+            app.graph.add(copy);
+            for (const [slot, { link }] of node.inputs.entries()) {
+                if (link == null) continue;
+                const { origin_id, origin_slot } = app.graph.getLink(link);
+                app.graph.getNodeById(origin_id).connect(origin_slot, copy, slot);
+            }
+        }"""
+    )
+    finished(page, comfy_server, page.queue())
+    shown_in_subgraph(page)
+    saved = page.saved()
+    assert len(saved["definitions"]["subgraphs"]) == 1
+    page.reload()
+    page.open(saved)
+    shown_in_subgraph(page)
+
+
+def shown_in_subgraph(editor: Editor) -> None:
+    """Both panels in the only subgraph show a run."""
+    panels = editor.page.evaluate_handle(
         """() => app.graph.nodes.find(node => node.subgraph).subgraph.nodes
             .flatMap(node => node.widgets ?? []).filter(widget => widget.name.startsWith("pure_"))
             .map(widget => widget.element)"""
     )
     both = "panels => panels.length === 2 && panels.every(p => p.querySelector('.pure-bar, img'))"
-    page.page.wait_for_function(both, arg=panels)
+    editor.page.wait_for_function(both, arg=panels)
 
 
 def button(editor: Editor, node: int, renderer: str) -> None:
@@ -382,7 +406,7 @@ def test_the_editor_speaks_the_language(
             title = editor.page.evaluate(f"app.graph.getNodeById({node}).title")
             assert title == expected["display_name"]
             assert labels["neighbours"] == expected["inputs"]["neighbours"]["name"]
-        assert words["pure"]["suggest"] in labels
+        assert labels["Suggest neighbours"] == words["pure"]["suggest"]
         assert editor.panel(node, REPORT).text_content() == words["pure"]["report_empty"]
         shot(editor, comfy_server, f"language-{language}")
     finally:
@@ -443,7 +467,7 @@ def test_blueprints_are_found_and_complete(
     offered = [entry["name"] for entry in comfy_server.get("/global_subgraphs").values()]
     assert set(names) <= set(offered)
     editor.use(renderer)
-    editor.open(example("Use a shared eraser"))
+    editor.open(example("Use a saved eraser"))
     editor.page.evaluate("app.graph.clear()")
     for name in names:
         editor.page.mouse.dblclick(700, 500)
