@@ -32,7 +32,9 @@ class CombineErasers(io.ComfyNode):
             ),
             inputs=[
                 *numbered_inputs(
-                    Eraser, "eraser", "From PURE Fit, PURE Erase Concept or PURE Load Eraser."
+                    Eraser,
+                    "eraser",
+                    "From PURE Fit, PURE Fit Text, PURE Erase Concept or PURE Load Eraser.",
                 ),
                 io.Combo.Input(
                     "mode",

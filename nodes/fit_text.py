@@ -130,7 +130,8 @@ class FitText(io.ComfyNode):
                         "alpha",
                         1.0,
                         1000.0,
-                        "cure: how many directions count, 1 to 1000. 2 is the authors' for objects "
+                        "cure: a factor, 1 to 1000, not a number of directions: the higher it is, "
+                        "the more of a concept's directions count. 2 is the authors' for objects "
                         "and artists, 5 for unsafe content.",
                         0.1,
                     )
