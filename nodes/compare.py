@@ -46,7 +46,7 @@ class Compare(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="comparison",
-                    tooltip="Every pair in one picture, before on the left, for Save Image.",
+                    tooltip="A picture of every pair, before on the left, for Save Image.",
                 ),
             ],
             is_output_node=True,

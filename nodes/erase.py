@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..pure_core.errors import require_one_of
 from ..pure_core.methods import METHODS, fit
 from ..pure_core.report import FitReport
 from .defaults import METHOD, STRENGTH, Fitting, Trajectory
@@ -102,6 +103,7 @@ class EraseConcept(io.ComfyNode):
         **trajectory: Any,
     ) -> io.NodeOutput:
         prompts = anchors(concept, kind, neighbours, templates)
+        require_one_of("method", method, METHODS)
         if METHODS[method].needs_retain and not prompts.retain:
             raise PromptError(
                 f"neighbours: the method {method} sends the concept to its neighbours, expected at "

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..pure_core.errors import require_one_of
 from ..pure_core.export import LORA_DTYPES, Step, export_checkpoint, export_diffusers
 from .defaults import STRENGTH
 from .files import path_output, written
@@ -215,6 +216,7 @@ class SaveLoRA(io.ComfyNode):
         dtype: list[str],
         filename_prefix: list[str],
     ) -> io.NodeOutput:
+        require_one_of("dtype", dtype[0], LORA_DTYPES)
         target = host.target(filename_prefix[0], ".safetensors")
         host.save_lora(model[0], steps(eraser, strength, edit), LORA_DTYPES[dtype[0]], target)
         return written(target)

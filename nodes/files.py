@@ -5,6 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..pure_core import activations, eraser
+from ..pure_core.report import summary
 from .host.files import ACTIVATIONS, ERASERS
 from .types import (
     FILES,
@@ -98,7 +99,13 @@ class LoadEraser(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[Eraser.Output(display_name="eraser")],
+            outputs=[
+                Eraser.Output(display_name="eraser"),
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="What it erases, by which method, from which model, how large it is.",
+                ),
+            ],
         )
 
     @classmethod
@@ -107,7 +114,8 @@ class LoadEraser(io.ComfyNode):
 
     @classmethod
     def execute(cls, eraser_name: str) -> io.NodeOutput:
-        return io.NodeOutput(ERASERS.load(eraser_name))
+        loaded = ERASERS.load(eraser_name)
+        return io.NodeOutput(loaded, summary(loaded))
 
 
 class SaveActivations(io.ComfyNode):

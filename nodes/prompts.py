@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from ..pure_core.errors import PureError
+from ..pure_core.errors import PureError, require_one_of
 
 _THING = (
     "{}",
@@ -99,8 +99,8 @@ def anchors(concepts: str, kind: str, neighbours: str, templates: str = "") -> A
         templates: Own templates, one a line, instead of the kind's.
 
     Raises:
-        PromptError: no concept, one named twice, a template without `{}`, or a concept among its
-            neighbours.
+        PromptError: no concept, one named twice, an unknown kind, a template without `{}`, or a
+            concept among its neighbours.
     """
     names = tuple(" ".join(line.split()) for line in lines(concepts))
     if not names:
@@ -116,6 +116,7 @@ def anchors(concepts: str, kind: str, neighbours: str, templates: str = "") -> A
                 f"neighbours: '{neighbour}' is a concept to erase, and what is kept cannot be "
                 "erased. Remove that line."
             )
+    require_one_of("kind", kind, KINDS, PromptError)
     patterns = lines(templates) or TEMPLATES[kind]
     for pattern in patterns:
         if "{}" not in pattern:

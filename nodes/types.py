@@ -81,9 +81,10 @@ def neighbours_input() -> io.String.Input:
         multiline=True,
         tooltip=(
             "What to keep: other concepts of the same kind, one a line. About nine are good, the "
-            "most similar ones (for one painter: other painters). Without neighbours PURE also "
-            "removes what the concept shares with everything else and damages the model; the "
-            "other methods cannot be fitted without them."
+            "most similar ones (for one painter: other painters; for unsafe content: harmless "
+            "things that look alike). Without neighbours PURE also removes what the concept "
+            "shares with everything else and damages the model; the other methods cannot be "
+            "fitted without them."
         ),
     )
 

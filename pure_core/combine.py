@@ -19,7 +19,7 @@ from .eraser import (
     product,
     require_same_widths,
 )
-from .errors import EraserError
+from .errors import EraserError, require_one_of
 from .methods import METHODS
 from .methods.common import mixed_rows, today
 from .progress import Progress, no_progress
@@ -60,8 +60,7 @@ def combine(
     """
     if len(erasers) < 2:
         raise EraserError(f"Expected two or more erasers to combine, got {len(erasers)}.")
-    if mode not in MODES:
-        raise EraserError(f"mode: expected one of {', '.join(MODES)}, got '{mode}'.")
+    require_one_of("mode", mode, MODES, EraserError)
     for other in erasers[1:]:
         if erasers[0].side == other.side:
             require_same_widths(erasers[0].widths, other.widths)

@@ -1,5 +1,7 @@
 """Errors meant for the person at the graph: what was expected, what came, what to do."""
 
+from collections.abc import Iterable
+
 
 class PureError(ValueError):
     """Base of every error that user input can cause."""
@@ -31,3 +33,11 @@ class FileNameError(PureError):
 
 class ModelFileError(PureError):
     """A checkpoint, U-Net or LoRA file cannot be read, edited or written as asked."""
+
+
+def require_one_of(
+    name: str, choice: str, options: Iterable[str], error: type[PureError] = PureError
+) -> None:
+    """Raise `error` for what is not an option of the input: ComfyUI 0.3.75 lets it pass."""
+    if choice not in (known := list(options)):
+        raise error(f"{name}: expected one of {', '.join(known)}, got {choice!r}.")

@@ -1,6 +1,5 @@
 // PURE Compare: pictures before and after on top of each other.
 
-import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
 import { choiceOf, make } from "./dom.js"
 import { addPanel } from "./panel.js"
@@ -80,5 +79,5 @@ function picture(name) {
 }
 
 function address(file) {
-    return api.apiURL(`/view?${new URLSearchParams(file)}${app.getRandParam()}`)
+    return api.apiURL(`/view?${new URLSearchParams(file)}`)
 }

@@ -12,6 +12,26 @@ export function make(tag, attributes = {}, ...children) {
     return element
 }
 
+/** Makes one stop of the Tab key of several buttons: arrow keys go from one to the next. */
+export function asOneStop(buttons, first = 0) {
+    const stopAt = (stop) => {
+        for (const [index, button] of buttons.entries()) button.tabIndex = index === stop ? 0 : -1
+    }
+    for (const [index, button] of buttons.entries()) {
+        button.addEventListener("focus", () => stopAt(index))
+        button.addEventListener("keydown", (event) => {
+            const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key]
+            if (!step) return
+            event.preventDefault()
+            event.stopPropagation()
+            const next = buttons[(index + step + buttons.length) % buttons.length]
+            next.focus()
+            if (next.role === "radio") next.click()
+        })
+    }
+    stopAt(first)
+}
+
 /** Buttons of which one is chosen: `choices` are [value, label, tooltip], `choose` gets a value. */
 export function choiceOf(label, choices, chosen, choose) {
     const buttons = choices.map(([value, text, tooltip]) =>
@@ -23,5 +43,6 @@ export function choiceOf(label, choices, chosen, choose) {
                 choose(value)
             },
         }, text))
+    asOneStop(buttons, choices.findIndex(([value]) => value === chosen))
     return make("div", { class: "pure-choice", role: "radiogroup", "aria-label": label }, ...buttons)
 }

@@ -6,6 +6,7 @@ import { say } from "./text.js"
 
 const ENOUGH = 9 // neighbours, as the paper's plots suggest
 const FEWEST_LETTERS = 3
+const SUBGRAPH_INPUT = "-10" // the editor's id of the place where a subgraph's inputs come in
 const NAME = "Suggest neighbours" // in every language: workflows name a button on a subgraph by it
 
 let known = null // kind -> groups of similar names
@@ -15,10 +16,10 @@ export function addSuggestions(node) {
     const open = () => show(node).catch((error) => app.extensionManager.toast.add({
         severity: "error", summary: say("suggest"), detail: String(error), life: 5000,
     }))
-    const button = node.addWidget("button", NAME, null, open, {
-        serialize: false, tooltip: say("suggest_tip"),
-    })
+    const options = { serialize: false, hideInPanel: true } // the side panel would not call it
+    const button = node.addWidget("button", NAME, null, open, options)
     button.label = say("suggest")
+    button.tooltip = say("suggest_tip")
     button.serialize = false
 }
 
@@ -27,6 +28,8 @@ async function show(node) {
         const answer = await fetch(new URL("./neighbours.json", import.meta.url))
         if (!answer.ok) throw new Error(`neighbours.json: ${answer.status} ${answer.statusText}`)
         known = await answer.json()
+        for (const group of Object.values(known).flat())
+            group.called = [...group.names, ...(group.also ?? [])].map(folded)
     }
     closeSuggestions()
     inView = list(node)
@@ -39,6 +42,25 @@ async function show(node) {
 export function closeSuggestions() {
     inView?.remove()
     inView = null
+}
+
+/**
+ * Where an input's value is set: the widget, and the node that it is on. That is the subgraph's
+ * node where the input is one of the subgraph's; null if it comes from elsewhere, or if the subgraph
+ * is used more than once.
+ */
+function setOn(node, name) {
+    const link = node.graph?.getLink(node.inputs?.find((input) => input.name === name)?.link)
+    if (!link) {
+        const widget = node.widgets?.find((each) => each.name === name)
+        return widget ? { node, widget } : null
+    }
+    const slot = String(link.origin_id) === SUBGRAPH_INPUT && node.graph.inputs?.[link.origin_slot]
+    const around = (graph) => graph.nodes.flatMap((each) => [
+        ...(each.subgraph === node.graph ? [each] : []),
+        ...(each.subgraph ? around(each.subgraph) : [])])
+    const users = slot ? around(app.rootGraph ?? app.graph) : []
+    return users.length === 1 ? setOn(users[0], slot.name) : null
 }
 
 /** Beside the node, within the window. */
@@ -54,20 +76,20 @@ function place(element, node) {
 }
 
 function list(node) {
-    const widget = (name) => node.widgets?.find((each) => each.name === name)
-    const linked = (name) =>
-        node.inputs?.some((input) => input.name === name && input.link != null)
-    const kind = widget("kind")?.value
-    const concepts = linked("concept") ? [] : lines(widget("concept")?.value)
+    const [concept, edited, kinds] = ["concept", "neighbours", "kind"].map((name) => setOn(node, name))
+    const kind = kinds?.widget.value
+    const concepts = lines(concept?.widget.value).map(folded)
     const groups = known[kind] ?? []
-    const first = (fits) => groups.find((group) => concepts.some((each) => fits(each, group)))
+    const first = (fits) => groups.find((group) => concepts.some((each) => fits(each, group.called)))
     const nearest = first(isIn) ?? first(resembles)
 
-    const chosen = () => lines(widget("neighbours")?.value)
-    const write = (names) => setValue(node, widget("neighbours"), names.join("\n"))
+    const chosen = () => lines(edited.widget.value)
+    const write = (names) => setValue(edited, names.join("\n"))
     const has = (name) => chosen().some((each) => plain(each) === plain(name))
     const names = make("div", { class: "pure-names" })
     const foot = make("footer")
+    const count = make("span")
+    const replace = make("button", { type: "button", class: "pure-add" })
 
     function drawNames(group) {
         const offered = nearestFirst(group, concepts)
@@ -78,26 +100,24 @@ function list(node) {
                 write(has(name) ? there.filter((each) => plain(each) !== plain(name))
                     : [...there, name])
                 currentTarget.setAttribute("aria-pressed", String(has(name)))
-                drawFoot(offered, chips)
+                tellCount()
             },
         }, name))
+        const some = offered.slice(0, ENOUGH)
+        replace.textContent = say("suggest_add", { n: some.length })
+        replace.onclick = () => {
+            write(some)
+            for (const [index, name] of offered.entries())
+                chips[index].setAttribute("aria-pressed", String(has(name)))
+            tellCount()
+        }
         names.replaceChildren(...chips)
-        drawFoot(offered, chips)
+        foot.replaceChildren(count, replace)
+        tellCount()
     }
 
-    function drawFoot(offered, chips) {
-        const some = offered.slice(0, ENOUGH)
-        foot.replaceChildren(
-            make("span", {}, say("suggest_count", { n: chosen().length })),
-            make("button", {
-                type: "button", class: "pure-add",
-                onclick: () => {
-                    write(some)
-                    for (const [index, name] of offered.entries())
-                        chips[index].setAttribute("aria-pressed", String(has(name)))
-                    drawFoot(offered, chips)
-                },
-            }, say("suggest_add", { n: some.length })))
+    function tellCount() {
+        count.textContent = say("suggest_count", { n: chosen().length })
     }
 
     const choose = make("select", {
@@ -111,7 +131,12 @@ function list(node) {
     ...groups.map((group, index) =>
         make("option", { value: index, selected: group === nearest }, group.group)))
 
-    const close = () => { panel.remove(); window.removeEventListener("pointerdown", outside, true) }
+    const opener = document.activeElement
+    const close = () => {
+        panel.remove()
+        window.removeEventListener("pointerdown", outside, true)
+        opener?.focus()
+    }
     const outside = (event) => { if (!panel.contains(event.target)) close() }
     const panel = make("div", {
         class: "pure-panel pure-suggestions", role: "dialog", "aria-label": say("suggest"),
@@ -121,15 +146,18 @@ function list(node) {
             if (event.key === "Escape") close()
         },
     },
-    make("header", {}, make("b", {}, say("suggest_title", { kind })),
-        make("button", { type: "button", title: say("close"), onclick: close }, "✕")))
+    make("header", {}, make("b", {}, say("suggest_title", { kind: kind ?? "…" })),
+        make("button", {
+            type: "button", title: say("close"), "aria-label": say("close"), onclick: close,
+        }, "✕")))
     window.addEventListener("pointerdown", outside, true)
 
-    if (linked("neighbours") || linked("kind")) panel.append(make("p", {}, say("suggest_linked")))
+    if (!edited || !kinds) panel.append(make("p", {}, say("suggest_linked")))
     else if (!groups.length) panel.append(make("p", {}, say("suggest_custom")))
     else {
         const found = nearest && say("suggest_similar", {
-            concept: concepts.find((each) => belongs(each, nearest)), group: nearest.group,
+            concept: concepts.find((each) => belongs(each, nearest.called)).name,
+            group: nearest.group,
         })
         panel.append(make("p", {}, found ?? say("suggest_unknown")), choose, names,
             make("small", {}, say("suggest_hint")), foot)
@@ -139,7 +167,7 @@ function list(node) {
 }
 
 /** A widget's value as a person would set it, undo included. */
-function setValue(node, widget, value) {
+function setValue({ node, widget }, value) {
     widget.value = value
     widget.callback?.(value)
     node.graph?.setDirtyCanvas(true, true)
@@ -157,36 +185,36 @@ function plain(name) {
     return name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().trim()
 }
 
-/** Whether a concept is one of a group, by its whole name. */
-function isIn(concept, group) {
-    return called(group).some((name) => plain(name) === plain(concept))
+/** A name and what it is compared by. */
+function folded(name) {
+    const text = plain(name)
+    return { name, text, words: text.split(/[^\p{L}\p{N}]+/u).filter(Boolean) }
 }
 
-/** Whether all words of a concept are in a name of a group, or all words of the name in it. */
-function resembles(concept, group) {
-    const words = (text) => plain(text).split(/[^\p{L}\p{N}]+/u).filter(Boolean)
+/** Whether a concept is one of the names, as a whole. */
+function isIn({ text }, names) {
+    return names.some((name) => name.text === text)
+}
+
+/** Whether all words of a concept are in one of the names, or all words of a name in it. */
+function resembles({ words }, names) {
     const within = (some, others) => some.length > 0 && some.every((word) => others.includes(word))
-    const asked = words(concept)
-    return asked.join("").length >= FEWEST_LETTERS && called(group)
-        .some((name) => within(words(name), asked) || within(asked, words(name)))
+    return words.join("").length >= FEWEST_LETTERS
+        && names.some((name) => within(name.words, words) || within(words, name.words))
 }
 
-function belongs(concept, group) {
-    return isIn(concept, group) || resembles(concept, group)
-}
-
-function called(group) {
-    return [...group.names, ...(group.also ?? [])]
+function belongs(concept, names) {
+    return isIn(concept, names) || resembles(concept, names)
 }
 
 /** A group's names without the concepts, those listed next to a concept first. */
 function nearestFirst({ names }, concepts) {
-    const same = (name) => concepts.some((concept) => belongs(concept, { names: [name] }))
-    const places = names.flatMap((name, place) => (same(name) ? [place] : []))
+    const isConcept = names.map((name) => concepts.some((each) => belongs(each, [folded(name)])))
+    const places = names.flatMap((name, place) => (isConcept[place] ? [place] : []))
     const distance = (place) => Math.min(...places.map((other) => Math.abs(other - place)))
     return names
-        .map((name, place) => ({ name, far: places.length ? distance(place) : 0 }))
-        .filter(({ name }) => !same(name))
+        .map((name, place) => ({ name, place, far: places.length ? distance(place) : 0 }))
+        .filter(({ place }) => !isConcept[place])
         .sort((one, other) => one.far - other.far)
         .map(({ name }) => name)
 }

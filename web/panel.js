@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js"
 
 const RUNS_LOOKED_AT = 32
 const panels = new WeakMap() // node -> the panel on it
+let history = null // the server's last runs, newest first, until something is queued or has ended
 
 /**
  * Puts a panel on a node.
@@ -21,21 +22,31 @@ export function addPanel(node, { name, key, element, height, tallest, width, sho
         serialize: false,
         getMinHeight: () => height + margins,
         ...(tallest && { getMaxHeight: () => tallest + margins }),
+        hideInPanel: true, // the side panel would set the width
         getValue: () => "",
         setValue: () => {},
     })
     widget.serialize = false
-    widget.label = "" // nothing beside it in a list of widgets
     passOnToCanvas(element)
 
-    const panel = { key, shown: false, show: (output) => { panel.shown = true; show(output) } }
+    const panel = { key, element, shown: null, drawn: "", inDoubt: false }
+    panel.show = (output) => {
+        const content = JSON.stringify(output)
+        if (content !== panel.drawn) show(output) // a cached result is told again at every run
+        Object.assign(panel, { shown: output, drawn: content, inDoubt: false })
+    }
     panels.set(node, panel)
     const executed = node.onExecuted
     node.onExecuted = function (output) {
         executed?.apply(this, arguments)
         if (!output?.[key]) return
-        if (isOfAnotherWorkflow(output)) delete app.nodeOutputs[locator(this)]
-        else panel.show(output)
+        if (isOfWorkflowInView(output)) {
+            panel.show(output)
+            return
+        }
+        panel.inDoubt = true // until the end of the run: see `restore`
+        if (panel.shown) app.nodeOutputs[locator(this)] = panel.shown
+        else delete app.nodeOutputs[locator(this)]
     }
     const [wide, high] = node.computeSize()
     node.setSize([Math.max(wide, width), high])
@@ -64,13 +75,13 @@ function passOnToCanvas(element) {
 }
 
 /**
- * Whether an output comes from a run of a workflow that is open, but not in view. The editor gives
- * it to the node of the same number in the one in view, and to that other workflow's tracker.
+ * Whether an output is known to come from a run of the workflow in view. The editor gives it to the
+ * node of the same number in the one in view, and to the tracker of the one that was run; to none if
+ * that was closed, or the page was loaded again, or the run ended before its number was known.
  */
-function isOfAnotherWorkflow(output) {
-    const { openWorkflows = [], activeWorkflow } = app.extensionManager?.workflow ?? {}
-    return openWorkflows.some((workflow) => workflow.path !== activeWorkflow?.path
-        && Object.values(workflow.changeTracker?.nodeOutputs ?? {}).includes(output))
+function isOfWorkflowInView(output) {
+    const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+    return Object.values(tracker?.nodeOutputs ?? {}).includes(output)
 }
 
 /**
@@ -78,32 +89,69 @@ function isOfAnotherWorkflow(output) {
  * was in view, after the page was loaded again.
  */
 export function restorePanels() {
-    restore().catch((error) => console.warn("PURE: earlier runs are not shown.", error))
+    restore().catch((error) => {
+        forgetRuns()
+        console.warn("PURE: earlier runs are not shown.", error)
+    })
 }
 
 async function restore() {
-    const empty = withPanel().filter(([, node]) => !panels.get(node).shown)
-    for (const [, node] of empty) {
-        const kept = app.nodeOutputs?.[locator(node)]
+    const all = withPanel()
+    for (const [, node] of all) putInPlace(node)
+    const empty = all.filter(([, node]) => !panels.get(node).shown)
+    for (const [id, node] of empty) {
+        const kept = app.nodeOutputs?.[locator(node)] ?? app.nodeOutputs?.[id]
         const panel = panels.get(node)
         if (kept?.[panel.key]) panel.show(kept)
     }
-    const missing = empty.filter(([, node]) => !panels.get(node).shown && isComputed(node))
+    const isMissing = ({ shown, inDoubt }) => !shown || inDoubt
+    const missing = all.filter(([, node]) => isMissing(panels.get(node)) && isComputed(node))
     if (!missing.length) return
-    const answer = await api.fetchApi(`/history?max_items=${RUNS_LOOKED_AT}`)
-    if (!answer.ok) return
-    const newestFirst = Object.values(await answer.json()).reverse()
-    const runsOf = ([id, node]) =>
-        newestFirst.filter((run) => run.outputs?.[id]?.[panels.get(node).key])
-    const found = missing.filter((each) => runsOf(each).length && each[1].graph)
-    if (!found.length) return
+    const newestFirst = await (history ??= lastRuns())
+    const known = missing.filter(([id, node]) => node.graph && newestFirst.some(
+        (run) => run.prompt[2][id]?.class_type === node.comfyClass))
+    if (!known.length) return
     const { output: prompt } = await app.graphToPrompt() // asks every node: not without need
-    for (const [id, node] of found) {
+    for (const [id, node] of known) {
         const panel = panels.get(node)
         const now = node.graph && ancestry(prompt, id) // none if another workflow came into view
-        const run = runsOf([id, node]).find((run) => now && ancestry(run.prompt[2], id) === now)
-        if (run && !panel.shown) panel.show(run.outputs[id])
+        const output = now && outputOf(newestFirst, panel.key, now)
+        if (output && isMissing(panel)) panel.show(output)
     }
+}
+
+/**
+ * The newest output with the part `key` of a node with that ancestry. Its number may be another one:
+ * a result from the cache is told only for nodes that end a workflow, so a node that has been moved
+ * into a subgraph is in no run under its new number.
+ */
+function outputOf(newestFirst, key, ancestors) {
+    for (const run of newestFirst)
+        for (const [id, output] of Object.entries(run.outputs))
+            if (output[key] && ancestry(run.prompt[2], id) === ancestors) return output
+    return null
+}
+
+/** The server's last runs, newest first. */
+async function lastRuns() {
+    const answer = await api.fetchApi(`/history?max_items=${RUNS_LOOKED_AT}`)
+    return answer.ok ? Object.values(await answer.json()).reverse() : []
+}
+
+/** Something was queued or has ended: the runs known so far are not the last ones. */
+export function forgetRuns() {
+    history = null
+}
+
+/**
+ * After undo the new renderer goes on showing the element of the node that was there before, until
+ * somebody puts the new one in its place.
+ */
+function putInPlace(node) {
+    const { element } = panels.get(node)
+    const inView = node.graph === app.canvas.graph
+        && document.querySelector(`[data-node-id="${node.id}"] .pure-panel`)
+    if (inView && inView !== element) inView.replaceWith(element)
 }
 
 /**
@@ -133,15 +181,22 @@ function locator(node) {
     return inside ? `${node.graph.id}:${node.id}` : String(node.id)
 }
 
-/** Everything that a node's result depends on, as a text that can be compared; "" for no node. */
+/**
+ * Everything that a node's result depends on, itself included, as a text that can be compared: nodes
+ * are numbered as they are found, whatever their ids. "" for no node.
+ */
 function ancestry(prompt, id) {
-    const found = new Map()
+    const numbers = new Map()
+    const found = []
     const walk = (id) => {
-        if (!prompt?.[id] || found.has(id)) return
-        const { class_type, inputs } = prompt[id]
-        found.set(id, [class_type, Object.entries(inputs).sort(([a], [b]) => (a < b ? -1 : 1))])
-        for (const value of Object.values(inputs)) if (Array.isArray(value)) walk(String(value[0]))
+        if (!prompt[id] || numbers.has(id)) return
+        const number = numbers.size
+        numbers.set(id, number)
+        const inputs = Object.entries(prompt[id].inputs).sort(([a], [b]) => (a < b ? -1 : 1))
+        for (const [, value] of inputs) if (Array.isArray(value)) walk(String(value[0]))
+        found[number] = [prompt[id].class_type, inputs.map(([name, value]) =>
+            [name, Array.isArray(value) ? [numbers.get(String(value[0])), value[1]] : value])]
     }
     walk(id)
-    return found.size ? JSON.stringify([...found].sort(([a], [b]) => (a < b ? -1 : 1))) : ""
+    return found.length ? JSON.stringify(found) : ""
 }

@@ -5,7 +5,7 @@ import { api } from "../../scripts/api.js"
 import { addCompare } from "./compare.js"
 import { make } from "./dom.js"
 import { addSuggestions, closeSuggestions } from "./neighbours.js"
-import { restorePanels } from "./panel.js"
+import { forgetRuns, restorePanels } from "./panel.js"
 import { addReport } from "./report.js"
 import { loadWords } from "./text.js"
 
@@ -24,13 +24,18 @@ app.registerExtension({
         await loadWords()
     },
     setup() {
-        api.addEventListener("execution_success", restorePanels)
+        api.addEventListener("status", forgetRuns)
+        // No node: the run has ended, well or not, and is in the history.
+        api.addEventListener("executing", ({ detail }) => { if (detail == null) restorePanels() })
     },
     nodeCreated(node) {
         for (const add of PARTS[node.comfyClass] ?? []) add(node)
     },
     afterConfigureGraph() {
         closeSuggestions()
-        setTimeout(restorePanels) // once the editor has put back the outputs that it keeps
+        setTimeout(restorePanels)
+    },
+    onNodeOutputsUpdated(outputs) { // the editor has put back those that it keeps
+        if (Object.keys(outputs ?? {}).length) restorePanels()
     },
 })

@@ -1,6 +1,6 @@
 // The fit report on PURE Fit and PURE Erase Concept: a bar per layer, numbers and spectra.
 
-import { choiceOf, make } from "./dom.js"
+import { asOneStop, choiceOf, make } from "./dom.js"
 import { addPanel } from "./panel.js"
 import { say } from "./text.js"
 
@@ -26,8 +26,12 @@ export function addReport(node) {
 function drawn(report) {
     let measure = report.layers.some((layer) => layer.way != null) ? "way" : "removed"
     let pinned = null
-    const bars = make("div", { class: "pure-bars", role: "group", onmouseleave: () => tell(pinned) })
-    const details = make("div", { class: "pure-details", "aria-live": "polite" })
+    const bars = make("div", {
+        class: "pure-bars", role: "group", "aria-label": say("report"),
+        onmouseleave: () => tell(pinned),
+        onfocusout: () => tell(pinned),
+    })
+    const details = make("div", { class: "pure-details" })
     const plot = make("div", { class: "pure-plot" })
 
     function drawBars() {
@@ -50,6 +54,7 @@ function drawn(report) {
                     tell(index)
                 },
             })))
+        asOneStop([...bars.children], pinned ?? 0)
     }
 
     /** The numbers and spectra of one layer, or of all. */
@@ -140,6 +145,7 @@ function spectra(layers) {
     const svg = document.createElementNS(SVG, "svg")
     svg.setAttribute("viewBox", `0 -2 ${PLOT.width} ${PLOT.height + 4}`)
     svg.setAttribute("preserveAspectRatio", "none")
+    svg.setAttribute("aria-hidden", "true")
     for (const { side, points, age } of curves) {
         const line = document.createElementNS(SVG, "polyline")
         const whole = [...points, [most, points.at(-1)[1]]] // the rest lies in these directions

@@ -39,7 +39,7 @@ const ENGLISH = {
         + "another name of the concept. You can edit the list in the node.",
     suggest_add: "Replace the list by the first {n}",
     suggest_count: "{n} in the list",
-    suggest_linked: "The list of neighbours comes from another node: edit it there.",
+    suggest_linked: "The list of neighbours comes in by a connection: edit it where that begins.",
     close: "Close",
     compare: "Before and after",
     compare_empty: "Run, and this shows the pictures before and after.",
@@ -55,15 +55,13 @@ const ENGLISH = {
     pair: "{n} of {m}",
 }
 
-let translated = {}
+let translated = {} // language -> its texts, ours among them
 
-/** Loads the words of the editor's language; English stays where there are none. */
+/** Loads the words of all languages; English stays where there are none. */
 export async function loadWords() {
-    const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
-    if (language === "en") return
     try {
         const answer = await api.fetchApi("/i18n")
-        if (answer.ok) translated = (await answer.json())[language]?.pure ?? {}
+        if (answer.ok) translated = await answer.json()
     } catch (error) {
         console.warn("PURE: no translations, English it is.", error)
     }
@@ -71,6 +69,7 @@ export async function loadWords() {
 
 /** A text by its key, with what stands for its {names}. */
 export function say(key, values = {}) {
-    const text = translated[key] ?? ENGLISH[key]
+    const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
+    const text = translated[language]?.pure?.[key] ?? ENGLISH[key]
     return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
 }

@@ -14,6 +14,7 @@ from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
 from ...pure_core.eraser import PROJECTIONS, Eraser, LayerEraser, Side
+from ...pure_core.errors import require_one_of
 from .layers import (
     PREFIX,
     Layer,
@@ -134,6 +135,7 @@ def _adapters(model: ModelPatcher, eraser: Eraser, edit: str) -> dict[str, Erase
     layers = cross_attention_layers(model)
     require_same_architecture(model, layers, eraser)
     require_plain_weights(layers)
+    require_one_of("edit", edit, EDITS)
     projections = PROJECTIONS[eraser.provenance.edit if edit == AS_FITTED else edit]
     adapter = TextEraserAdapter if eraser.side == "text" else EraserAdapter
     adapters = {}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..eraser import Edit, Eraser
-from ..errors import FitError
+from ..errors import FitError, require_one_of
 from ..progress import Progress, no_progress
 from ..text import TextTask, paired
 from .common import check_number, everywhere, fitted_text
@@ -69,8 +69,7 @@ def check_weights(erase: float, preserve: float, ridge: float, tokens: str) -> N
     check_number("erase", erase, above=0)
     check_number("preserve", preserve, least=0)
     check_number("ridge", ridge, above=0)
-    if tokens not in TOKENS:
-        raise FitError(f"tokens: expected one of {', '.join(TOKENS)}, got {tokens!r}.")
+    require_one_of("tokens", tokens, TOKENS, FitError)
 
 
 def settings_of(erase: float, preserve: float, ridge: float, tokens: str) -> dict[str, float | str]:

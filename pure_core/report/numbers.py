@@ -158,13 +158,18 @@ class FitReport:
         widths = {layer.name: layer.width for layer in self.layers}
         lines = [
             *_made(self.provenance),
-            f"{_sizes(ranks, widths)}. Mean over layers:",
-            _line("forget energy removed", self.mean(lambda layer: layer.forget_removed)),
-            _line("removed along the forget mean", self.mean(lambda layer: layer.mean_removed)),
-            _line("way to the neighbours", self.mean(lambda layer: layer.way)),
-            _line("retain energy kept", self.mean(lambda layer: layer.retain_kept)),
+            f"{_sizes(ranks, widths)}. Mean over layers, at strength 1:",
             _line(
-                "forget mean protected by the retain directions",
+                "removed, of the concept's energy", self.mean(lambda layer: layer.forget_removed)
+            ),
+            _line(
+                "removed, of the energy of the concept's mean",
+                self.mean(lambda layer: layer.mean_removed),
+            ),
+            _line("way to the neighbours", self.mean(lambda layer: layer.way)),
+            _line("kept, of the neighbours' energy", self.mean(lambda layer: layer.retain_kept)),
+            _line(
+                "protected by the neighbours' directions, of the concept's mean",
                 self.mean(lambda layer: layer.mean_protected),
             ),
             *(f"Warning: {warning}" for warning in self.warnings),
@@ -175,9 +180,9 @@ class FitReport:
         if self.provenance.retain:
             return ""
         return (
-            "Fitted without retain anchors. The edit also removes what the concept shares with "
-            "everything else, so unrelated pictures will be damaged. Connect activations of "
-            "neighbouring concepts to 'retain'."
+            "Fitted without neighbours. The edit also removes what the concept shares with "
+            "everything else, so unrelated pictures will be damaged. List neighbours "
+            "(PURE Fit: connect their activations to 'retain')."
         )
 
     def _little_removed(self) -> str:
@@ -212,7 +217,7 @@ class FitReport:
         if kept is None or kept >= ENOUGH_KEPT:
             return ""
         return (
-            f"Only {kept:.0%} of the retain energy is kept: neighbours will change. Raise "
+            f"Only {kept:.0%} of the neighbours' energy is kept: they will change. Raise "
             "retain_energy (pure) or keep (ridge, mosaic), or use a lower strength."
         )
 

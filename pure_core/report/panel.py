@@ -41,7 +41,6 @@ def _layer(layer: LayerReport) -> dict[str, Any]:
         "forget_rank": layer.forget_rank,
         "retain_rank": layer.retain_rank,
         "removed": _rounded(layer.forget_removed),
-        "mean_removed": _rounded(layer.mean_removed),
         "way": _rounded(layer.way),
         "kept": _rounded(layer.retain_kept),
         "forget_curve": _curve(layer.forget_spectrum),

@@ -39,6 +39,8 @@ STOCK_ERRORS = (
     r"Error loading (fuse options|core workflow templates)",
     r"ComfyApp graph accessed before initialization",
     r"TypeError: Cannot read properties of undefined \(reading 'id'\)\s+at onChange",
+    # Its small map, when a workflow with a subgraph is opened.
+    r"Attempted to cleanup event listeners for graph that was never set up",
     # It asks ComfyUI's registry about the nodes of every workflow, and the server forbids it.
     r"https://api\.comfy\.org/.*Content Security Policy",
     # It asks for the size of the models that its own first workflow misses.
@@ -73,7 +75,8 @@ FIT_TO_WINDOW = """bounds => {
 
 PICTURES = """panel => {
     const images = [...panel.querySelectorAll("img")];
-    return images.length && images.every(image => image.complete && image.naturalWidth > 0);
+    const loaded = image => image.complete && image.naturalWidth > 0;
+    return panel.isConnected && images.length && images.every(loaded);
 }"""
 
 PANEL = """([node, name]) => {
@@ -183,12 +186,13 @@ class Editor:
         return answer.value.json()["prompt_id"]
 
     def wait_for_pictures(self, panel: ElementHandle) -> None:
-        """Wait until a panel has its pictures, in view or not."""
+        """Wait until a panel is on the page with its pictures, in view or not."""
         self.page.wait_for_function(PICTURES, arg=panel)
 
     def wait_for_bars(self, panel: ElementHandle) -> None:
-        """Wait until a panel has its layers, in view or not."""
-        self.page.wait_for_function("panel => panel.querySelector('.pure-bar')", arg=panel)
+        """Wait until a panel is on the page with its layers, in view or not."""
+        there = "panel => panel.isConnected && panel.querySelector('.pure-bar')"
+        self.page.wait_for_function(there, arg=panel)
 
     def screenshot(self, path: Path) -> None:
         """The page, for a person to look at."""

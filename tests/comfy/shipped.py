@@ -86,9 +86,14 @@ class Shipped:
         latents = self.latents(texts, model, seed)
         return self.vae.decode(latents).permute(0, 3, 1, 2).float().clamp(0, 1).cpu()
 
-    def capture(self, trial: Trial, cells: int = METHODS[METHOD].cells) -> Captured:
+    def capture(
+        self,
+        trial: Trial,
+        cells: int = METHODS[METHOD].cells,
+        trajectory: Trajectory = TRAJECTORY,
+    ) -> Captured:
         """Activations for a trial's concept, as `PURE_EraseConcept` takes them."""
-        asked = (anchors_of(trial), TRAJECTORY, cells)
+        asked = (anchors_of(trial), trajectory, cells)
         forget, retain = capture_anchors(self.model, self.clip, *asked)
         assert retain is not None
         return Captured(forget, retain)
@@ -100,9 +105,10 @@ class Shipped:
             self.model, self.clip, prompts.concepts, prompts.retain, fallbacks_of(trial)
         )
 
-    def erase(self, trial: Trial) -> tuple[Any, Eraser]:
+    def erase(self, trial: Trial, trajectory: Trajectory = TRAJECTORY) -> tuple[Any, Eraser]:
         """The model without the trial's concept, by the nodes' default method and settings."""
-        eraser = fit(METHOD, *self.capture(trial), **Fitting()._asdict())
+        captured = self.capture(trial, trajectory=trajectory)
+        eraser = fit(METHOD, *captured, **Fitting()._asdict())
         return patch(self.model, eraser, STRENGTH, AS_FITTED), eraser
 
     @contextmanager

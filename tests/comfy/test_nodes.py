@@ -73,7 +73,7 @@ TABLE = {
         [("activations", "PURE_ACTIVATIONS"), ("prompts", "STRING")],
     ),
     "PURE_SaveEraser": (["eraser", "filename_prefix"], [("path", "STRING")]),
-    "PURE_LoadEraser": (["eraser_name"], [("eraser", "PURE_ERASER")]),
+    "PURE_LoadEraser": (["eraser_name"], [("eraser", "PURE_ERASER"), ("summary", "STRING")]),
     **{
         name: (
             ["ckpt_name", "eraser", "strength", "edit", "filename_prefix"],
@@ -266,6 +266,7 @@ def test_own_templates_replace_those_of_the_kind() -> None:
         ({"concept": "ball\ncube\nBall"}, "concept: 'Ball' stands there twice"),
         ({"neighbours": "star\nBALL"}, "neighbours: 'BALL' is a concept to erase"),
         ({"templates": "a ball"}, "templates: every line has to contain {}"),
+        ({"kind": "colour"}, "kind: expected one of object, style"),
     ],
 )
 def test_a_bad_concept_names_its_input(change: dict[str, str], message: str) -> None:
@@ -312,6 +313,22 @@ def test_pure_works_without_neighbours_and_says_what_that_means(fitted: dict[str
     eraser, _, summary = execute(Fit, forget=fitted["forget"], method="pure", **settings)
     assert eraser.provenance.edit == "keys and values"
     assert "retain" in summary
+
+
+def test_an_unknown_choice_names_its_input(loaded: Loaded, fitted: dict[str, Any]) -> None:
+    model, eraser = loaded.model, fitted["eraser"]
+    with pytest.raises(PureError, match="method: expected one of pure, ridge"):
+        execute(
+            EraseConcept,
+            model=model,
+            clip=loaded.clip,
+            **CONCEPT,
+            method="magic",
+            strength=1.0,
+            **QUICK._asdict(),
+        )
+    with pytest.raises(PureError, match="edit: expected one of as fitted, "):
+        execute(Patch, model=model, eraser=eraser, strength=1.0, edit="queries")
 
 
 def test_the_one_node_needs_neighbours_for_ridge(loaded: Loaded) -> None:

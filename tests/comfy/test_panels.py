@@ -12,7 +12,7 @@ import pytest
 from dev.console import ROOT
 from dev.server import ComfyServer
 from tests.comfy.editor import RENDERERS, Editor, finished, opened
-from tests.comfy.examples import FOLDER, example
+from tests.comfy.examples import FOLDER, example, load
 
 EXAMPLE = "Erase a concept"
 LAYERS = 7
@@ -56,6 +56,7 @@ def open_quick(editor: Editor, nodes: dict[str, int], latents: int = 1) -> None:
     editor.open(example(EXAMPLE))
     editor.set_widget(nodes["PURE_EraseConcept"], "latents", latents)
     editor.set_widget(nodes["PURE_EraseConcept"], "run_steps", 2)
+    editor.set_widget(nodes["PURE_EraseConcept"], "neighbours", "Waffle\nFennel\nQuibble")
     editor.set_widget(nodes["EmptyLatentImage"], "batch_size", 2)
     for node in example(EXAMPLE)["nodes"]:
         if node["type"] == "KSampler":
@@ -115,6 +116,24 @@ def test_a_layer_is_kept_and_measures_change(
     assert "layer" in kept and "mean of" not in kept
     panel.query_selector(".pure-choice button:last-child").click()
     assert panel.query_selector(".pure-bars").get_attribute("data-measure") == "rank"
+
+
+def test_keys_go_from_layer_to_layer(page: Editor, nodes: dict[str, int]) -> None:
+    page.look_at(nodes["PURE_EraseConcept"])
+    panel = page.panel(nodes["PURE_EraseConcept"], REPORT)
+    page.wait_for_bars(panel)
+    for group in (".pure-bars", ".pure-choice"):
+        assert len(panel.query_selector_all(f"{group} [tabindex='0']")) == 1
+    bars = panel.query_selector_all(".pure-bar")
+    bars[0].focus()
+    for _ in range(2):
+        page.page.keyboard.press("ArrowRight")
+    focused = page.page.evaluate("document.activeElement.ariaLabel")
+    assert focused == bars[2].get_attribute("aria-label")
+    name = focused.partition(":")[0]
+    assert name in panel.query_selector(".pure-details").inner_text()
+    page.page.keyboard.press("Tab")
+    assert "mean of" in panel.query_selector(".pure-details").inner_text()
 
 
 @each_renderer
@@ -244,16 +263,19 @@ def test_a_page_loaded_again_in_the_middle_of_a_run_shows_it(
     shown(page, nodes)
 
 
+@pytest.mark.parametrize("reloaded", [False, True], ids=["another tab", "after a reload"])
 def test_a_run_of_another_workflow_is_not_shown(
-    page: Editor, nodes: dict[str, int], comfy_server: ComfyServer
+    page: Editor, nodes: dict[str, int], comfy_server: ComfyServer, reloaded: bool
 ) -> None:
-    open_quick(page, nodes, latents=3)
+    open_quick(page, nodes, latents=3 + reloaded)
     other = page.saved()
     for node in other["nodes"]:
         if node["id"] == nodes["PURE_EraseConcept"]:
             node["widgets_values"][0] = "Bramble"
     running = page.queue()
     page.page.wait_for_timeout(500)
+    if reloaded:
+        page.reload()
     page.open(other)
     finished(page, comfy_server, running)
     page.page.wait_for_timeout(2000)
@@ -277,7 +299,7 @@ def test_in_a_subgraph_panels_show_the_run(
     page.page.evaluate(
         """() => {
             const node = app.graph.nodes.find(each => each.subgraph);
-            const copy = node.clone();
+            const copy = Object.assign(node.clone(), { id: -1 });
             app.graph.add(copy);
             for (const [slot, { link }] of node.inputs.entries()) {
                 if (link == null) continue;
@@ -339,6 +361,7 @@ def test_neighbours_are_suggested_and_chosen(
     offered = names.all_inner_texts()
     assert "Vincent van Gogh" not in offered and "Paul Cezanne" in offered
     suggestions.locator(".pure-add").click()
+    assert page.page.evaluate("document.activeElement.className") == "pure-add"
     names.nth(9).click()
     names.nth(0).click()
     expected = [*offered[1:9], offered[9]]
@@ -378,6 +401,32 @@ def test_suggestions_are_well_formed() -> None:
             assert set(group) <= {"group", "also", "names"}
             assert len(group["names"]) >= 10, group["group"]
             assert all(name == name.strip() and "\n" not in name for name in group["names"])
+
+
+@each_renderer
+def test_in_a_blueprint_suggestions_go_where_the_list_is_set(page: Editor, renderer: str) -> None:
+    page.use(renderer)
+    page.open(load(ROOT / "subgraphs" / "Erase a concept, step by step (PURE).json"))
+    page.page.evaluate(
+        """() => {
+            const outside = app.graph.nodes[0];
+            for (const [name, value] of [["concept", "van gogh"], ["kind", "style"]])
+                outside.widgets.find(each => each.name === name).value = value;
+            app.canvas.setGraph(outside.subgraph);
+            outside.subgraph.nodes.find(each => each.type === "PURE_Concept")
+                .widgets.find(each => each.type === "button").callback();
+        }"""
+    )
+    suggestions = page.page.locator(".pure-suggestions")
+    assert "Post-Impressionists" in suggestions.inner_text()
+    suggestions.locator(".pure-add").click()
+    page.page.keyboard.press("Escape")
+    assert suggestions.count() == 0
+    (inputs,) = (
+        node["inputs"] for node in page.prompt().values() if node["class_type"] == "PURE_Concept"
+    )
+    assert len(inputs["neighbours"].split("\n")) == 9
+    assert "Paul Cezanne" in inputs["neighbours"]
 
 
 @pytest.mark.parametrize("language", ["zh", "ja", "ko"])

@@ -82,7 +82,7 @@ def test_spectra_rise_to_the_energy_asked_for(make_activations):
 def test_missing_neighbours_are_warned_of(make_activations):
     forget = make_activations(seed=1)
     report = FitReport.of(fit("pure", forget, None), forget, None)
-    assert "without retain anchors" in report.summary()
+    assert "without neighbours" in report.summary()
     assert report.mean(lambda layer: layer.retain_kept) is None
     assert report.layers[0].retain_rank is None
 
@@ -101,7 +101,7 @@ def test_little_erasing_is_warned_of_with_what_to_change(make_activations):
 def test_lost_neighbours_are_warned_of(make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
     alone = fit("pure", forget, None)
-    assert "neighbours will change" in FitReport.of(alone, forget, retain).summary()
+    assert "they will change" in FitReport.of(alone, forget, retain).summary()
 
 
 def test_rows_that_do_not_belong_together_are_refused(make_activations):
