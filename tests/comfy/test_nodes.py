@@ -399,7 +399,8 @@ def test_saving_counts_up_and_loading_gives_the_same(fitted: dict[str, Any], era
     assert {path.parent for path in paths} == {erasers / "animals"}
     names = LoadEraser.define_schema().inputs[0].options
     assert names == [str(path.relative_to(erasers)) for path in paths]
-    (again,) = execute(LoadEraser, eraser_name=names[0])
+    again, summary = execute(LoadEraser, eraser_name=names[0])
+    assert summary.startswith("Erases ball.")
     assert again.fingerprint == eraser.fingerprint
     assert again.provenance == eraser.provenance
 
@@ -440,7 +441,7 @@ def test_a_file_saved_again_is_read_again(fitted: dict[str, Any], erasers: Path)
     other = Path(execute(SaveEraser, eraser=weaker, filename_prefix="weak")[0])
     other.replace(path)
     assert LoadEraser.fingerprint_inputs(eraser_name=path.name) != before
-    (again,) = execute(LoadEraser, eraser_name=path.name)
+    again, _ = execute(LoadEraser, eraser_name=path.name)
     assert again.fingerprint == weaker.fingerprint
 
 
