@@ -405,7 +405,7 @@ class Row:
         return self.sample(changed, text)
 
     def with_eraser(self, model: ModelPatcher, path: Path, text: Any) -> Tensor:
-        (eraser,) = execute(LoadEraser, eraser_name=path.name)
+        eraser, _ = execute(LoadEraser, eraser_name=path.name)
         return self.patch_and_sample(model, eraser, text)
 
     def require_change(self) -> None:
