@@ -106,6 +106,7 @@ class Editor:
         self.awaited_node = awaited_node
         self.errors: list[str] = []
         """What the console showed and a page without the plugin does not."""
+        self._look: tuple[str, str] | None = None
         page.on("console", self._listen)
         page.on("pageerror", lambda error: self._note(f"{error.name}: {error.message}"))
 
@@ -135,6 +136,9 @@ class Editor:
 
     def use(self, renderer: str = "classic", theme: str = "dark") -> None:
         """Draw nodes in one of `RENDERERS`, in a colour palette."""
+        if self._look == (renderer, theme):
+            return
+        self._look = renderer, theme
         self.set("Comfy.VueNodes.Enabled", RENDERERS[renderer])
         self.set("Comfy.ColorPalette", theme)
         self.page.wait_for_timeout(1000)

@@ -57,7 +57,7 @@ def test_it_draws_what_is_asked(shipped: Shipped) -> None:
     ("kind", "concept"), [("object", "house"), ("character", "Zephyra"), ("style", "blueprint")]
 )
 def test_the_default_erases_and_keeps(shipped: Shipped, kind: str, concept: str) -> None:
-    trial = Trial.of(kind, concept, 8)._replace(free=[], unseen=[], other=[])
+    trial = Trial.of(kind, concept, 6)._replace(free=[], unseen=[], other=[])
     before = trial.score(shipped.pictures)
     model, _ = shipped.erase(
         trial, TRAJECTORY._replace(latents=1)
