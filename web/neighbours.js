@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { make } from "./dom.js"
+import { everyNode } from "./graph.js"
 import { say } from "./text.js"
 
 const ENOUGH = 9 // neighbours, as the paper's plots suggest
@@ -56,11 +57,9 @@ function setOn(node, name) {
         return widget ? { node, widget } : null
     }
     const slot = String(link.origin_id) === SUBGRAPH_INPUT && node.graph.inputs?.[link.origin_slot]
-    const around = (graph) => graph.nodes.flatMap((each) => [
-        ...(each.subgraph === node.graph ? [each] : []),
-        ...(each.subgraph ? around(each.subgraph) : [])])
-    const users = slot ? around(app.rootGraph ?? app.graph) : []
-    return users.length === 1 ? setOn(users[0], slot.name) : null
+    if (!slot) return null
+    const [user, ...others] = [...everyNode()].filter(([, each]) => each.subgraph === node.graph)
+    return user && !others.length ? setOn(user[1], slot.name) : null
 }
 
 /** Beside the node, within the window. */

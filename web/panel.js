@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
+import { everyNode } from "./graph.js"
 
 const RUNS_LOOKED_AT = 32
 const panels = new WeakMap() // node -> the panel on it
@@ -29,11 +30,11 @@ export function addPanel(node, { name, key, element, height, tallest, width, sho
     widget.serialize = false
     passOnToCanvas(element)
 
-    const panel = { key, element, shown: null, drawn: "", inDoubt: false }
+    const panel = { key, element, shown: null, inDoubt: false }
     panel.show = (output) => {
-        const content = JSON.stringify(output)
-        if (content !== panel.drawn) show(output) // a cached result is told again at every run
-        Object.assign(panel, { shown: output, drawn: content, inDoubt: false })
+        const isNew = JSON.stringify(output) !== JSON.stringify(panel.shown)
+        if (isNew) show(output) // a cached result is told again at every run
+        Object.assign(panel, { shown: output, inDoubt: false })
     }
     panels.set(node, panel)
     const executed = node.onExecuted
@@ -155,19 +156,11 @@ function putInPlace(node) {
 }
 
 /**
- * Nodes with a panel, in subgraphs too, with their ids as the server has them. What lies in two
- * copies of one subgraph has two ids and one panel: the last copy's run is shown, as after a run.
+ * Nodes with a panel, with their ids. What lies in two copies of one subgraph has two ids and one
+ * panel: the last copy comes first, for its run is shown, as after a run.
  */
 function withPanel() {
-    const ids = new Map()
-    const look = (graph, path) => {
-        for (const node of graph?.nodes ?? []) {
-            if (panels.has(node)) ids.set(node, [...(ids.get(node) ?? []), `${path}${node.id}`])
-            if (node.subgraph) look(node.subgraph, `${path}${node.id}:`)
-        }
-    }
-    look(app.rootGraph ?? app.graph, "")
-    return [...ids].flatMap(([node, found]) => found.reverse().map((id) => [id, node]))
+    return [...everyNode()].filter(([, node]) => panels.has(node)).reverse()
 }
 
 /** Whether a run computes the node: it is neither muted nor bypassed. */

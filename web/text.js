@@ -57,8 +57,14 @@ const ENGLISH = {
 
 let translated = {} // language -> its texts, ours among them
 
-/** Loads the words of all languages; English stays where there are none. */
+/** Loads the words of all languages; only another language than English has to wait for them. */
 export async function loadWords() {
+    const loading = load()
+    if (language() !== "en") await loading
+}
+
+/** English stays where this fails. */
+async function load() {
     try {
         const answer = await api.fetchApi("/i18n")
         if (answer.ok) translated = await answer.json()
@@ -67,9 +73,12 @@ export async function loadWords() {
     }
 }
 
+function language() {
+    return app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
+}
+
 /** A text by its key, with what stands for its {names}. */
 export function say(key, values = {}) {
-    const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? "en"
-    const text = translated[language]?.pure?.[key] ?? ENGLISH[key]
+    const text = translated[language()]?.pure?.[key] ?? ENGLISH[key]
     return text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole)
 }

@@ -27,7 +27,7 @@ from comfy.sd import CLIP
 from torch import Tensor
 
 from ...pure_core.activations import ActivationCollector, Activations, CaptureSettings
-from ...pure_core.errors import PureError
+from ...pure_core.errors import PureError, require_one_of
 from ..defaults import Trajectory
 from ..prompts import Anchors
 from .conditioning import Encoded, encode, stack
@@ -181,10 +181,7 @@ def _check(prompts: Sequence[str], trajectory: Trajectory, cells: int) -> None:
             f"sampler_name: expected a sampler that follows the schedule's steps, got "
             f"'{trajectory.sampler_name}'. Use for example euler."
         )
-    if trajectory.scheduler not in SCHEDULERS:
-        raise CaptureError(
-            f"scheduler: expected one of {', '.join(SCHEDULERS)}, got '{trajectory.scheduler}'."
-        )
+    require_one_of("scheduler", trajectory.scheduler, SCHEDULERS, CaptureError)
 
 
 def _noise(model: ModelPatcher, trajectory: Trajectory) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import __version__
 from ..eraser import PROJECTIONS, Edit, Eraser
-from ..errors import EraserError, ModelFileError
+from ..errors import EraserError, ModelFileError, require_one_of
 
 KEY = "pure_erasure"
 """The entry in a file's metadata. Its value is JSON."""
@@ -31,9 +31,8 @@ class Step:
     """Which projections, or None for those that the eraser's method edits."""
 
     def __post_init__(self) -> None:
-        if self.edit is not None and self.edit not in PROJECTIONS:
-            raise EraserError(f"edit: expected one of {', '.join(PROJECTIONS)}, got '{self.edit}'.")
-
+        if self.edit is not None:
+            require_one_of("edit", self.edit, PROJECTIONS, EraserError)
         if not math.isfinite(self.strength):
             raise EraserError(f"strength: expected a number, got {self.strength}.")
 

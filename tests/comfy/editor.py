@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route, sync_playwright
+from playwright.sync_api import (
+    ConsoleMessage,
+    ElementHandle,
+    Locator,
+    Page,
+    Route,
+    sync_playwright,
+)
 
 from dev.server import ComfyServer
 
@@ -73,11 +80,12 @@ FIT_TO_WINDOW = """bounds => {
     app.canvas.setDirty(true, true);
 }"""
 
-PICTURES = """panel => {
+LOADED = "image => image.complete && image.naturalWidth > 0"
+
+PICTURES = f"""panel => {{
     const images = [...panel.querySelectorAll("img")];
-    const loaded = image => image.complete && image.naturalWidth > 0;
-    return panel.isConnected && images.length && images.every(loaded);
-}"""
+    return panel.isConnected && images.length && images.every({LOADED});
+}}"""
 
 PANEL = """([node, name]) => {
     const found = graph => graph.nodes.flatMap(
@@ -188,6 +196,14 @@ class Editor:
             self.page.evaluate("app.queuePrompt(0, 1)")
         assert answer.value.ok, answer.value.text()
         return answer.value.json()["prompt_id"]
+
+    def wait_for_picture(self, image: Locator) -> None:
+        """Wait until one picture of the page has come."""
+        self.page.wait_for_function(LOADED, arg=image.element_handle())
+
+    def wait_for_nodes(self, count: int) -> None:
+        """Wait until so many nodes are on the canvas."""
+        self.page.wait_for_function("count => app.graph.nodes.length === count", arg=count)
 
     def wait_for_pictures(self, panel: ElementHandle) -> None:
         """Wait until a panel is on the page with its pictures, in view or not."""

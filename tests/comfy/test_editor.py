@@ -362,8 +362,7 @@ def assert_comes_back(editor: Editor, server: ComfyServer, picture: dict[str, st
 
     editor.open(example("Use a saved eraser"))
     editor.drop(picture["filename"], server.image(picture))
-    count = "count => app.graph.nodes.length === count"
-    editor.page.wait_for_function(count, arg=len(saved["nodes"]))
+    editor.wait_for_nodes(len(saved["nodes"]))
     assert essence(editor.saved()) == essence(saved)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import ElementHandle
 
 from dev.console import ROOT
 from dev.server import ComfyServer
@@ -73,6 +74,38 @@ def shown(editor: Editor, nodes: dict[str, int]) -> None:
     editor.wait_for_pictures(editor.panel(nodes["PURE_Compare"], COMPARE))
 
 
+def report_in_view(editor: Editor, nodes: dict[str, int]) -> ElementHandle:
+    """The report's panel with its layers, as large as the window allows."""
+    editor.look_at(nodes["PURE_EraseConcept"])
+    panel = editor.panel(nodes["PURE_EraseConcept"], REPORT)
+    editor.wait_for_bars(panel)
+    return panel
+
+
+def comparison_in_view(editor: Editor, nodes: dict[str, int]) -> ElementHandle:
+    """The comparison's panel with its pictures, as large as the window allows."""
+    editor.look_at(nodes["PURE_Compare"])
+    panel = editor.panel(nodes["PURE_Compare"], COMPARE)
+    editor.wait_for_pictures(panel)
+    return panel
+
+
+def with_another_concept(saved: dict[str, Any]) -> dict[str, Any]:
+    """The same workflow, erasing something else."""
+    other = json.loads(json.dumps(saved))
+    for node in other["nodes"]:
+        if node["type"] == "PURE_EraseConcept":
+            node["widgets_values"][0] = "Bramble"
+    return other
+
+
+def assert_stays_empty(editor: Editor, nodes: dict[str, int]) -> None:
+    """No run comes to the report's panel."""
+    editor.page.wait_for_timeout(2000)
+    report = editor.panel(nodes["PURE_EraseConcept"], REPORT)
+    assert not report.query_selector_all(".pure-bar")
+
+
 @pytest.mark.parametrize("look", itertools.product(RENDERERS, ("dark", "light")), ids="-".join)
 def test_the_report_shows_every_layer(
     page: Editor,
@@ -82,12 +115,9 @@ def test_the_report_shows_every_layer(
     look: tuple[str, str],
 ) -> None:
     renderer, theme = look
-    node = nodes["PURE_EraseConcept"]
     ((report,),) = [out[REPORT] for out in ran["outputs"].values() if REPORT in out]
     page.use(renderer, theme)
-    page.look_at(node)
-    panel = page.panel(node, REPORT)
-    page.wait_for_bars(panel)
+    panel = report_in_view(page, nodes)
     bars = panel.query_selector_all(".pure-bar")
     assert len(bars) == len(report["layers"]) == LAYERS
     layer = report["layers"][2]
@@ -107,9 +137,7 @@ def test_a_layer_is_kept_and_measures_change(
     page: Editor, nodes: dict[str, int], renderer: str
 ) -> None:
     page.use(renderer)
-    page.look_at(nodes["PURE_EraseConcept"])
-    panel = page.panel(nodes["PURE_EraseConcept"], REPORT)
-    page.wait_for_bars(panel)
+    panel = report_in_view(page, nodes)
     panel.query_selector_all(".pure-bar")[1].click()
     page.page.mouse.move(5, 500)
     kept = panel.query_selector(".pure-details").inner_text()
@@ -119,9 +147,7 @@ def test_a_layer_is_kept_and_measures_change(
 
 
 def test_keys_go_from_layer_to_layer(page: Editor, nodes: dict[str, int]) -> None:
-    page.look_at(nodes["PURE_EraseConcept"])
-    panel = page.panel(nodes["PURE_EraseConcept"], REPORT)
-    page.wait_for_bars(panel)
+    panel = report_in_view(page, nodes)
     for group in (".pure-bars", ".pure-choice"):
         assert len(panel.query_selector_all(f"{group} [tabindex='0']")) == 1
     bars = panel.query_selector_all(".pure-bar")
@@ -139,9 +165,7 @@ def test_keys_go_from_layer_to_layer(page: Editor, nodes: dict[str, int]) -> Non
 @each_renderer
 def test_the_slider_follows_the_pointer(page: Editor, nodes: dict[str, int], renderer: str) -> None:
     page.use(renderer)
-    page.look_at(nodes["PURE_Compare"])
-    panel = page.panel(nodes["PURE_Compare"], COMPARE)
-    page.wait_for_pictures(panel)
+    panel = comparison_in_view(page, nodes)
     stage = panel.query_selector(".pure-stage")
     box = stage.bounding_box()
     page.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
@@ -162,9 +186,7 @@ def test_dragging_the_slider_leaves_the_node(
     page: Editor, nodes: dict[str, int], renderer: str
 ) -> None:
     page.use(renderer)
-    page.look_at(nodes["PURE_Compare"])
-    panel = page.panel(nodes["PURE_Compare"], COMPARE)
-    page.wait_for_pictures(panel)
+    panel = comparison_in_view(page, nodes)
     where = f"Array.from(app.graph.getNodeById({nodes['PURE_Compare']}).pos)"
     before = page.page.evaluate(where)
     box = panel.query_selector(".pure-stage").bounding_box()
@@ -239,15 +261,9 @@ def test_a_page_loaded_again_shows_the_last_run(
     page.open(ran["saved"])
     shown(page, nodes)
     # With other settings that run would be wrong.
-    changed = json.loads(json.dumps(ran["saved"]))
-    for node in changed["nodes"]:
-        if node["id"] == nodes["PURE_EraseConcept"]:
-            node["widgets_values"][0] = "Bramble"
     page.reload()
-    page.open(changed)
-    page.page.wait_for_timeout(2000)
-    report = page.panel(nodes["PURE_EraseConcept"], REPORT)
-    assert not report.query_selector_all(".pure-bar")
+    page.open(with_another_concept(ran["saved"]))
+    assert_stays_empty(page, nodes)
 
 
 def test_a_page_loaded_again_in_the_middle_of_a_run_shows_it(
@@ -268,19 +284,14 @@ def test_a_run_of_another_workflow_is_not_shown(
     page: Editor, nodes: dict[str, int], comfy_server: ComfyServer, reloaded: bool
 ) -> None:
     open_quick(page, nodes, latents=3 + reloaded)
-    other = page.saved()
-    for node in other["nodes"]:
-        if node["id"] == nodes["PURE_EraseConcept"]:
-            node["widgets_values"][0] = "Bramble"
+    other = with_another_concept(page.saved())
     running = page.queue()
     page.page.wait_for_timeout(500)
     if reloaded:
         page.reload()
     page.open(other)
     finished(page, comfy_server, running)
-    page.page.wait_for_timeout(2000)
-    report = page.panel(nodes["PURE_EraseConcept"], REPORT)
-    assert not report.query_selector_all(".pure-bar")
+    assert_stays_empty(page, nodes)
 
 
 def test_in_a_subgraph_panels_show_the_run(
@@ -437,15 +448,12 @@ def test_the_template_browser_offers_the_examples(
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     module = comfy_server.node("PURE_Fit")["python_module"].rpartition(".")[2]
     page.get_by_text(module, exact=True).first.click()
-    loaded = "image => image.complete && image.naturalWidth > 0"
     for file in FOLDER.glob("*.json"):
-        picture = page.get_by_test_id(f"template-workflow-{file.stem}").locator("img")
-        page.wait_for_function(loaded, arg=picture.element_handle())
+        card = page.get_by_test_id(f"template-workflow-{file.stem}")
+        editor.wait_for_picture(card.locator("img"))
     shot(editor, comfy_server, "template-browser")
     page.get_by_test_id(f"template-workflow-{EXAMPLE}").click()
-    page.wait_for_function(
-        "count => app.graph.nodes.length === count", arg=len(example(EXAMPLE)["nodes"])
-    )
+    editor.wait_for_nodes(len(example(EXAMPLE)["nodes"]))
     assert editor.unknown_nodes() == []
 
 
@@ -468,9 +476,7 @@ def test_help_opens_beside_the_node(
         "[data-testid=info-button], .help-button, [aria-label*='info' i]"
     ).first.click()
     page.page.get_by_role("heading", name="In the paper").wait_for()
-    picture = page.page.locator("img[src*='docs/pictures/PURE_EraseConcept']")
-    loaded = "image => image.complete && image.naturalWidth > 0"
-    page.page.wait_for_function(loaded, arg=picture.element_handle())
+    page.wait_for_picture(page.page.locator("img[src*='docs/pictures/PURE_EraseConcept']"))
     shot(page, comfy_server, "help")
 
 
@@ -509,9 +515,7 @@ def test_blueprints_are_found_and_complete(
     for name in names:
         assert any(inserted(editor, name, patience) for patience in (1, 2, 4))
         inner = "name => app.graph.nodes.find(node => node.title === name).subgraph.nodes"
-        types = editor.page.evaluate(
-            f"{inner.replace('name =>', 'name => (')}).map(n => n.type)", name
-        )
+        types = editor.page.evaluate(f"{inner}.map(node => node.type)", name)
         assert len(types) >= 5
         editor.page.evaluate("app.graph.clear()")
     shot(editor, comfy_server, f"blueprints-{renderer}")

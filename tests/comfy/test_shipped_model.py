@@ -59,9 +59,8 @@ def test_it_draws_what_is_asked(shipped: Shipped) -> None:
 def test_the_default_erases_and_keeps(shipped: Shipped, kind: str, concept: str) -> None:
     trial = Trial.of(kind, concept, 6)._replace(free=[], unseen=[], other=[])
     before = trial.score(shipped.pictures)
-    model, _ = shipped.erase(
-        trial, TRAJECTORY._replace(latents=1)
-    )  # enough, in a third of the time
+    # One latent is enough, in a third of the time.
+    model, _ = shipped.erase(trial, TRAJECTORY._replace(latents=1))
     after = trial.score(functools.partial(shipped.pictures, model=model))
     assert before.name.value >= 0.75
     assert after.name.value <= 0.25
