@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -32,10 +32,10 @@ from comfyui_pure.pure_core.report.canvas import Canvas
 from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED, RETAIN
 
 from benchmarks.narrow import Narrow
-from tests.comfy.shipped import TRAJECTORY
-from tests.world.measure import Rate, Scores, Trial
-from tests.world.prompts import name_of, others
-from tests.world.vocabulary import DEVELOPMENT
+from testbed.comfy.shipped import TRAJECTORY
+from testbed.world.measure import Rate, Scores, Trial
+from testbed.world.prompts import name_of, others
+from testbed.world.vocabulary import DEVELOPMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 MORE = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 

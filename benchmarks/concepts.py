@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -34,17 +34,17 @@ from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.methods import METHODS as METHOD_TABLE
 from comfyui_pure.pure_core.methods import fit
 
-from tests.comfy.shipped import TRAJECTORY, Shipped
-from tests.world.judge import read
-from tests.world.measure import Rate, Sampler
-from tests.world.prompts import (
+from testbed.comfy.shipped import TRAJECTORY, Shipped
+from testbed.world.judge import read
+from testbed.world.measure import Rate, Sampler
+from testbed.world.prompts import (
     Prompt,
     concept_prompts,
     name_of,
     neighbour_prompts,
     unrelated_prompts,
 )
-from tests.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}

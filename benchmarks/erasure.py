@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -34,9 +34,9 @@ from comfyui_pure.pure_core.text import TextTask
 
 from benchmarks.chart import draw_table
 from benchmarks.narrow import Narrow
-from tests.comfy.shipped import Captured, Shipped
-from tests.world.measure import Rate, Scores, Trial, model_rates
-from tests.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.comfy.shipped import Captured, Shipped
+from testbed.world.measure import Rate, Scores, Trial, model_rates
+from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
 
 ROOT = Path(__file__).resolve().parent.parent
 

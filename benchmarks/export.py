@@ -26,22 +26,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfyui_pure.pure_core.eraser import Eraser, LayerEraser, Provenance
-from comfyui_pure.pure_core.eraser_file import save_eraser
 from comfyui_pure.pure_core.export import (
     Step,
     UNetKeys,
     export_checkpoint,
     export_diffusers,
 )
+from comfyui_pure.pure_core.files.eraser import save_eraser
 from diffusers import UNet2DConditionModel
 
-from tests.comfy.families import FAMILIES, build, randomise
+from testbed.comfy.families import FAMILIES, build, randomise
 
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float16": torch.float16, "float32": torch.float32}

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -53,8 +53,8 @@ from comfyui_pure.pure_core.eraser import PROJECTIONS, Eraser
 from torch import Tensor
 
 import nodes
-from tests.comfy.families import FAMILIES, V_PREDICTION_MARK, build, with_sampling
-from tests.comfy.stock import execute
+from testbed.comfy.families import FAMILIES, V_PREDICTION_MARK, build, with_sampling
+from testbed.comfy.stock import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = os.environ["PURE_COMFY_VERSION"]

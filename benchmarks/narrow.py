@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from tests.comfy import inprocess
-from tests.world import narrow
-from tests.world.expand import INNER
-from tests.world.measure import Sampler, Trial
-from tests.world.networks import WIDE
-from tests.world.words import tokens
+from testbed.comfy import inprocess
+from testbed.world import narrow
+from testbed.world.expand import INNER
+from testbed.world.measure import Sampler, Trial
+from testbed.world.networks import WIDE
+from testbed.world.words import tokens
 
 inprocess.enter()
 
@@ -27,9 +27,9 @@ from comfyui_pure.pure_core.activations import Activations, CaptureSettings
 from comfyui_pure.pure_core.eraser import Eraser, LayerEraser
 from comfyui_pure.pure_core.text import TextModel, TextTask, TextVectors
 
-from tests.comfy.shipped import TRAJECTORY, Captured, anchors_of, fallbacks_of
+from testbed.comfy.shipped import TRAJECTORY, Captured, anchors_of, fallbacks_of
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "tests" / "world" / "weights"
+WEIGHTS = Path(__file__).resolve().parent.parent / "testbed" / "world" / "weights"
 
 
 class Narrow:

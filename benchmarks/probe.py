@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
 from benchmarks.narrow import Narrow
-from tests.comfy.shipped import TRAJECTORY, anchors_of
-from tests.world.measure import Rate, Trial
-from tests.world.prompts import Prompt
-from tests.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.comfy.shipped import TRAJECTORY, anchors_of
+from testbed.world.measure import Rate, Trial
+from testbed.world.prompts import Prompt
+from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
 
 ROOT = Path(__file__).resolve().parent.parent
 PENALTY = 1e-2

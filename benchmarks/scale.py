@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -33,7 +33,7 @@ from comfyui_pure.pure_core.combine import combine
 from comfyui_pure.pure_core.eraser import PROJECTIONS, Eraser
 from comfyui_pure.pure_core.methods import fit
 
-from tests.comfy.families import FAMILIES, build
+from testbed.comfy.families import FAMILIES, build
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = ("SD 1.5", "SDXL")

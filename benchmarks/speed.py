@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -44,8 +44,16 @@ from comfyui_pure.nodes.prompts import Anchors
 from comfyui_pure.pure_core.activations import Activations, CaptureSettings
 from comfyui_pure.pure_core.methods import METHODS
 
-from tests.comfy.shipped import AS_FITTED, TRAJECTORY, Fitting, Shipped, capture_anchors, fit, patch
-from tests.world.prompts import everything_prompts
+from testbed.comfy.shipped import (
+    AS_FITTED,
+    TRAJECTORY,
+    Fitting,
+    Shipped,
+    capture_anchors,
+    fit,
+    patch,
+)
+from testbed.world.prompts import everything_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 

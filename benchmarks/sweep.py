@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
 
 inprocess.enter()
 
@@ -23,8 +23,8 @@ from comfyui_pure.pure_core.methods import METHODS
 
 from benchmarks.erasure import fit_method
 from benchmarks.narrow import TRAJECTORY, Narrow
-from tests.world.measure import Scores, Trial
-from tests.world.vocabulary import DEVELOPMENT
+from testbed.world.measure import Scores, Trial
+from testbed.world.vocabulary import DEVELOPMENT
 
 Setting = tuple[str, dict[str, Any]]
 

@@ -97,13 +97,11 @@ def setup(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Run `dev/demo.py` in each ComfyUI asked for."""
-    if not (ROOT / "dev" / "demo.py").is_file():
-        raise SetupError("dev/demo.py does not exist yet.")
+    """Run `testbed/demo.py` in each ComfyUI asked for."""
     status = 0
     for comfy in comfyui.provide(options.comfy):
         say(f"demo on ComfyUI {comfy.version}")
-        command = [comfy.python, "-m", "dev.demo", *options.rest]
+        command = [comfy.python, "-m", "testbed.demo", *options.rest]
         status = attend(command, comfy.environment(options.device)) or status
     return status
 

@@ -1,4 +1,4 @@
-"""The shipped model: the compact weights in `tests/world/`, expanded to an SD1.5 checkpoint."""
+"""The shipped model: the compact weights in `testbed/world/`, expanded to an SD1.5 checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from dev.cache import digest, locked
 from dev.console import ROOT, run, say
 
-WORLD = ROOT / "tests" / "world"
+WORLD = ROOT / "testbed" / "world"
 WEIGHTS = WORLD / "weights"
 
 
@@ -20,7 +20,7 @@ def shipped_checkpoint(python: Path, folder: Path) -> Path | None:
     code = sorted(WORLD.glob("*.py"))
     weights = sorted(path for path in WEIGHTS.glob("*") if path.is_file())
     if WORLD / "expand.py" not in code or not weights:
-        say("no shipped model: tests/world/ holds no expand.py or no weights/")
+        say("no shipped model: testbed/world/ holds no expand.py or no weights/")
         return None
     sources = [*code, *weights]
     names = "\n".join(path.name for path in sources)
@@ -29,7 +29,7 @@ def shipped_checkpoint(python: Path, folder: Path) -> Path | None:
     with locked(folder / "model.lock"):
         if not target.is_file():
             started = time.monotonic()
-            run([python, "-m", "tests.world.expand", target], "writing the shipped model")
+            run([python, "-m", "testbed.world.expand", target], "writing the shipped model")
             for older in folder.glob("pure-world-*.safetensors"):
                 if older != target:
                     older.unlink()

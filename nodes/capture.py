@@ -1,17 +1,17 @@
 """PURE_Capture: what the model's cross-attention puts out for a list of prompts."""
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
-from .defaults import Trajectory
+from ..pure_core.anchors import AnchorSet
+from ..pure_core.trajectory import Trajectory
 from .host.capture import capture
-from .prompts import lines, paragraphs
 from .types import (
     STEPS,
     Activations,
-    cells_input,
+    anchors_input,
+    given_anchors,
     schema,
     trajectory_inputs,
 )
@@ -38,25 +38,20 @@ class Capture(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
                 io.Clip.Input("clip", tooltip="The model's text encoder."),
-                io.String.Input(
+                anchors_input(
                     "prompts",
-                    default="",
-                    multiline=True,
-                    tooltip=(
-                        "Prompts to capture, one a line, at least one. An empty line begins the "
-                        "prompts of another concept: reports and files then name each."
-                    ),
+                    "What to capture: connect forget or retain of PURE Concept, or type prompts, "
+                    "one a line. An empty line begins another concept, which is called by its "
+                    "first prompt.",
                 ),
                 *trajectory_inputs(),
-                cells_input(),
             ],
             outputs=[Activations.Output(display_name="activations")],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, clip: Any, prompts: str, cells: int = 1, **trajectory: Any
+        cls, model: Any, clip: Any, prompts: AnchorSet | str, **trajectory: Any
     ) -> io.NodeOutput:
-        concepts = paragraphs(prompts)
-        captured = capture(model, clip, lines(prompts), Trajectory(**trajectory), cells)
-        return io.NodeOutput(replace(captured, concepts=tuple(map(len, concepts))))
+        anchors = given_anchors(prompts)
+        return io.NodeOutput(capture(model, clip, anchors, Trajectory(**trajectory)))

@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
-from .prompts import anchors, text_of
+from ..pure_core.concepts import anchors_for, as_text
 from .types import (
     STEPS,
+    Anchors,
     advanced,
     concept_input,
     kind_input,
@@ -33,15 +34,21 @@ class Concept(io.ComfyNode):
                 advanced(templates_input()),
             ],
             outputs=[
-                io.String.Output(
+                Anchors.Output(
                     display_name="forget",
+                    tooltip="The concept's prompts, with its name, for PURE Capture.",
+                ),
+                Anchors.Output(
+                    display_name="retain", tooltip="The neighbours' prompts, with their names."
+                ),
+                io.String.Output(
+                    display_name="forget_text",
                     tooltip=(
-                        "Prompts of the concept, one a line. Of several, an empty line comes "
-                        "between one and the next."
+                        "The concept's prompts as text, one a line, an empty line between concepts."
                     ),
                 ),
                 io.String.Output(
-                    display_name="retain", tooltip="Prompts of the neighbours, one a line."
+                    display_name="retain_text", tooltip="The neighbours' prompts as text."
                 ),
             ],
         )
@@ -50,5 +57,5 @@ class Concept(io.ComfyNode):
     def execute(
         cls, concept: str, kind: str, neighbours: str, templates: str = ""
     ) -> io.NodeOutput:
-        prompts = anchors(concept, kind, neighbours, templates)
-        return io.NodeOutput(text_of(prompts.concepts), "\n".join(prompts.retain))
+        forget, retain = anchors_for(concept, kind, neighbours, templates)
+        return io.NodeOutput(forget, retain, as_text(forget), as_text(retain))

@@ -4,14 +4,15 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..pure_core.concepts import PromptError, anchors_for
 from ..pure_core.errors import require_one_of
-from ..pure_core.methods import METHODS, fit
+from ..pure_core.fitting import fit
+from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
-from .defaults import METHOD, STRENGTH, Fitting, Trajectory
-from .host.capture import capture_anchors
-from .host.patch import AS_FITTED, describe, patch
+from ..pure_core.trajectory import Trajectory
+from .host.capture import capture_both
+from .host.patch import patch
 from .host.progress import progress
-from .prompts import PromptError, anchors
 from .report import pictured, shown
 from .types import (
     CATEGORY,
@@ -66,8 +67,8 @@ class EraseConcept(io.ComfyNode):
                 concept_input(),
                 neighbours_input(),
                 kind_input(),
-                method_input(list(METHODS), METHOD),
-                strength_input(STRENGTH),
+                method_input(),
+                strength_input(multiplies=False),
                 *(advanced(optional(widget)) for widget in trajectory_inputs()),
                 advanced(templates_input()),
                 max_rank_input(),
@@ -102,20 +103,23 @@ class EraseConcept(io.ComfyNode):
         max_rank: int = 0,
         **trajectory: Any,
     ) -> io.NodeOutput:
-        prompts = anchors(concept, kind, neighbours, templates)
+        anchors = anchors_for(concept, kind, neighbours, templates)
         require_one_of("method", method, METHODS)
-        if METHODS[method].needs_retain and not prompts.retain:
+        if METHODS[method].needs_retain and not anchors.retain:
             raise PromptError(
                 f"neighbours: the method {method} sends the concept to its neighbours, expected at "
                 "least one line, got none. List some, or choose the method pure."
             )
         cells = METHODS[method].cells
-        forget, retain = capture_anchors(model, clip, prompts, Trajectory(**trajectory), cells)
-        eraser = fit(method, forget, retain, progress(), **Fitting()._asdict())
+        wanted = Trajectory(**trajectory)._replace(cells=cells)
+        forget, retain = capture_both(model, clip, anchors, wanted)
+        eraser = fit(method, forget, retain, progress())
         if max_rank:
             eraser = eraser.limited(max_rank)
         report = FitReport.of(eraser, forget, retain, progress())
-        patched = patch(model, eraser, strength, AS_FITTED)
-        fewer = "" if cells == forget.settings.cells else FEWER.format(forget.settings.cells, cells)
-        words = f"{report.summary()}\n{describe(model, eraser, strength, AS_FITTED)}{fewer}"
-        return io.NodeOutput(patched, eraser, pictured(report), words, ui=shown(report))
+        applied = eraser.applied(strength)
+        patched = patch(model, applied)
+        used = forget.trajectory.cells
+        fewer = "" if cells == used else FEWER.format(used, cells)
+        words = f"{report.summary()}\n{patched.summary}{fewer}"
+        return io.NodeOutput(patched.model, applied, pictured(report), words, ui=shown(report))

@@ -6,12 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..pure_core.eraser import Eraser
 from ..pure_core.errors import require_one_of
-from ..pure_core.export import LORA_DTYPES, Step, export_checkpoint, export_diffusers
-from .defaults import STRENGTH
+from ..pure_core.export import LORA_DTYPES, export_checkpoint, export_diffusers
 from .files import path_output, written
 from .host import export as host
-from .host.patch import AS_FITTED
+from .host.patch import chosen_edit
 from .host.progress import progress
 from .types import (
     EXPORT,
@@ -24,13 +24,12 @@ from .types import (
 )
 
 
-def steps(erasers: list[Any], strengths: list[float], edits: list[str]) -> list[Step]:
-    """One step per eraser. As in ComfyUI's lists, the last value goes on for the rest."""
+def applied(erasers: list[Any], strengths: list[float], edits: list[str]) -> list[Eraser]:
+    """The erasers as applied. As in ComfyUI's lists, the last value serves for the rest."""
     return [
-        Step(
-            eraser,
+        eraser.applied(
             strengths[min(index, len(strengths) - 1)],
-            None if (edit := edits[min(index, len(edits) - 1)]) == AS_FITTED else edit,
+            chosen_edit(edits[min(index, len(edits) - 1)]),
         )
         for index, eraser in enumerate(erasers)
     ]
@@ -80,7 +79,7 @@ def file_inputs(prefix: str) -> list[io.Input]:
     return [
         source_input(),
         eraser_input(" A list is applied in its order."),
-        strength_input(STRENGTH),
+        strength_input(),
         edit_input(),
         prefix_input(prefix),
         any_source_input(),
@@ -91,9 +90,9 @@ def export(
     write: Callable[..., None], target: Path, any_source: Sequence[bool], **given: list[Any]
 ) -> io.NodeOutput:
     """Let `write` make the target from the source file."""
-    applied = steps(given["eraser"], given["strength"], given["edit"])
+    erasers = applied(given["eraser"], given["strength"], given["edit"])
     source = host.source(given["ckpt_name"][0])
-    write(source, target, applied, any_source[0], progress())
+    write(source, target, erasers, any_source[0], progress())
     return written(target)
 
 
@@ -187,7 +186,7 @@ class SaveLoRA(io.ComfyNode):
                     ),
                 ),
                 eraser_input(" A list is applied in its order."),
-                strength_input(STRENGTH),
+                strength_input(),
                 edit_input(),
                 io.Combo.Input(
                     "dtype",
@@ -218,5 +217,5 @@ class SaveLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         require_one_of("dtype", dtype[0], LORA_DTYPES)
         target = host.target(filename_prefix[0], ".safetensors")
-        host.save_lora(model[0], steps(eraser, strength, edit), LORA_DTYPES[dtype[0]], target)
+        host.save_lora(model[0], applied(eraser, strength, edit), LORA_DTYPES[dtype[0]], target)
         return written(target)

@@ -6,8 +6,7 @@ from comfy_api.latest import io
 
 from ..pure_core import eraser as core
 from ..pure_core.selection import select
-from .defaults import STRENGTH
-from .host.patch import describe, patch
+from .host.patch import chosen_edit, patch
 from .types import (
     STEPS,
     Eraser,
@@ -38,7 +37,7 @@ class Patch(io.ComfyNode):
                     tooltip="A model of the architecture that the eraser was fitted on.",
                 ),
                 eraser_input(),
-                strength_input(STRENGTH),
+                strength_input(),
                 edit_input(),
                 advanced(
                     io.String.Input(
@@ -73,8 +72,8 @@ class Patch(io.ComfyNode):
                 Eraser.Output(
                     display_name="eraser",
                     tooltip=(
-                        "The eraser in the chosen layers alone, for the saving nodes; strength and "
-                        "edit are set there again."
+                        "The eraser as applied: in the chosen layers, with this strength and edit. "
+                        "For the saving nodes."
                     ),
                 ),
                 io.String.Output(
@@ -95,6 +94,6 @@ class Patch(io.ComfyNode):
         layers: str = "",
         contribution: float = 1.0,
     ) -> io.NodeOutput:
-        chosen = select(eraser, layers, contribution)
-        patched = patch(model, chosen, strength, edit)
-        return io.NodeOutput(patched, chosen, describe(model, chosen, strength, edit))
+        chosen = select(eraser, layers, contribution).applied(strength, chosen_edit(edit))
+        patched = patch(model, chosen)
+        return io.NodeOutput(patched.model, chosen, patched.summary)

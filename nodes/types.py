@@ -4,10 +4,14 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
-from .defaults import Trajectory
-from .host.capture import LATENT_PIXELS, SAMPLERS, SCHEDULERS
-from .host.patch import EDITS
-from .prompts import KINDS
+from ..pure_core.anchors import AnchorSet
+from ..pure_core.concepts import KINDS, written_anchors
+from ..pure_core.methods import METHODS
+from ..pure_core.trajectory import Trajectory
+from .defaults import METHOD, STRENGTH
+from .host.capture import SAMPLERS, SCHEDULERS
+from .host.patch import CHOICES
+from .settings import methods_tooltip
 
 CATEGORY = "PURE"
 STEPS = f"{CATEGORY}/steps"
@@ -16,9 +20,11 @@ EXPORT = f"{CATEGORY}/export"
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 MAX_STRENGTH = 5.0
+PIXEL_STEP = 8
 MAX_SOCKETS = 8
 
 # Outputs get a display_name and no id: 0.3.75 refuses an output with the id of an input.
+Anchors = io.Custom("PURE_ANCHORS")
 Activations = io.Custom("PURE_ACTIVATIONS")
 Eraser = io.Custom("PURE_ERASER")
 
@@ -160,13 +166,12 @@ def trajectory_inputs() -> list[io.Input]:
             io.Int.Input(
                 name,
                 default=getattr(default, name),
-                min=LATENT_PIXELS,
+                min=0,
                 max=4096,
-                step=LATENT_PIXELS,
+                step=PIXEL_STEP,
                 tooltip=(
-                    f"Picture {name} in pixels, a multiple of {LATENT_PIXELS}, {LATENT_PIXELS} to "
-                    "4096. The model's usual size or somewhat less: 512 for SD 1.5, 768 to 1024 "
-                    "for SDXL."
+                    f"Picture {name} in pixels, a multiple of {PIXEL_STEP}, up to 4096. 0: the "
+                    "model's usual size, 512 for SD 1.5, 1024 for SDXL. Somewhat less is faster."
                 ),
             )
             for name in ("width", "height")
@@ -186,22 +191,23 @@ def trajectory_inputs() -> list[io.Input]:
             default=default.scheduler,
             tooltip="How noise levels are spaced over the steps.",
         ),
+        cells_input(default.cells),
     ]
 
 
-def cells_input() -> io.Int.Input:
+def cells_input(default: int) -> io.Int.Input:
     return advanced(
         optional(
             io.Int.Input(
                 "cells",
-                default=1,
+                default=default,
                 min=1,
                 max=16,
                 step=1,
                 tooltip=(
-                    "Activations are averaged over the parts of a grid of so many by so many, 1 to "
-                    "16: 1 is the whole picture, as pure, ridge and leace have it. mosaic is best "
-                    "with 4; memory grows with the square."
+                    "Activations are averaged over each cell of a grid with this many rows and "
+                    "columns, 1 to 16. 1 is the whole picture, which pure, ridge and leace use. "
+                    "mosaic is best with 4; memory grows with the square."
                 ),
             )
         )
@@ -218,7 +224,7 @@ def max_rank_input() -> io.Int.Input:
                 max=4096,
                 step=1,
                 tooltip=(
-                    "At most so many directions are changed in each layer, those in which the "
+                    "The most directions that are changed in each layer, those in which the "
                     "concept changes most; 1 to 4096, 0 for all of them. Fewer make smaller files "
                     "and LoRAs and touch less of the model, and erase less."
                 ),
@@ -227,16 +233,17 @@ def max_rank_input() -> io.Int.Input:
     )
 
 
-def strength_input(default: float) -> io.Float.Input:
+def strength_input(multiplies: bool = True) -> io.Float.Input:
+    more = " Multiplies the strength that the eraser already has." if multiplies else ""
     return io.Float.Input(
         "strength",
-        default=default,
+        default=STRENGTH,
         min=-MAX_STRENGTH,
         max=MAX_STRENGTH,
         step=0.05,
         tooltip=(
             f"How far to go, {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}. 1 erases as fitted, 0 leaves "
-            "the model exactly as it is, below 0 amplifies the concept."
+            f"the model exactly as it is, below 0 amplifies the concept.{more}"
         ),
     )
 
@@ -268,26 +275,36 @@ def in_order(given: dict[str, list[Any] | None]) -> list[Any]:
 def edit_input() -> io.Combo.Input:
     return io.Combo.Input(
         "edit",
-        options=list(EDITS),
-        default=EDITS[0],
+        options=list(CHOICES),
+        default=CHOICES[0],
         tooltip=(
-            "Which weights are changed. As fitted: what the eraser's method edits, keys and "
+            "Which weights are changed. As fitted: what the eraser says, from its method keys and "
             "values for pure, values for ridge and mosaic. Values alone change what is painted and "
             "not where the model looks; keys alone do nearly nothing."
         ),
     )
 
 
-def method_input(methods: list[str], default: str) -> io.Combo.Input:
+def method_input() -> io.Combo.Input:
     return io.Combo.Input(
         "method",
-        options=methods,
-        default=default,
-        tooltip=(
-            "pure: the published projection, edits keys and values. ridge: least squares, sends "
-            "the concept to what its neighbours do and edits values only. mosaic: the same on "
-            "parts of the picture, phrasing by phrasing. leace: makes the concept linearly "
-            "unreadable. The default is what measured best on the development concepts of the "
-            "small model shipped for tests; choose pure for the paper's method."
+        options=list(METHODS),
+        default=METHOD,
+        tooltip=methods_tooltip(
+            METHODS,
+            "The default measured best on the development concepts of the small model shipped for "
+            "tests; choose pure for the paper's method.",
         ),
     )
+
+
+def anchors_input(name: str, tooltip: str) -> io.Input:
+    """Anchors from PURE Concept, or prompts that a person types."""
+    return io.MultiType.Input(
+        io.String.Input(name, default="", multiline=True, tooltip=tooltip), types=[Anchors]
+    )
+
+
+def given_anchors(prompts: AnchorSet | str) -> AnchorSet:
+    """What came in at an `anchors_input`."""
+    return written_anchors(prompts) if isinstance(prompts, str) else prompts

@@ -53,19 +53,21 @@ def fit_basis(rows: Tensor, energy: float) -> Basis:
     zero give a basis of rank 0.
 
     Args:
-        rows: (n, d), any floating type.
+        rows: (n, d), in the floating type in which they were computed: directions within its
+            rounding are noise and are left out.
         energy: Share of the squared singular values to keep, in (0, 1].
 
     Raises:
         FitError: energy outside (0, 1].
     """
     check_energy("energy", energy)
+    rounding = torch.finfo(rows.dtype).eps
     matrix = rows.to("cpu", torch.float64)
     if not len(matrix):
         return Basis(matrix.T, matrix.new_zeros(0), 0.0, energy)
     total = float(torch.linalg.vector_norm(matrix)) ** 2  # without a second matrix
     found = search_leading(matrix, energy * total) if energy < 1 else None
-    values, vectors = found or decompose(matrix, energy * total if energy < 1 else None)
+    values, vectors = found or decompose(matrix, energy * total if energy < 1 else None, rounding)
     return Basis(vectors.contiguous(), values, total, energy)
 
 
@@ -106,18 +108,19 @@ def search_leading(matrix: Tensor, wanted: float) -> tuple[Tensor, Tensor] | Non
     return None
 
 
-def decompose(matrix: Tensor, wanted: float | None) -> tuple[Tensor, Tensor]:
+def decompose(matrix: Tensor, wanted: float | None, rounding: float) -> tuple[Tensor, Tensor]:
     """The leading directions of H that hold a given energy, from its full thin SVD.
 
     Args:
         matrix: H of shape (n, d), float64.
         wanted: Energy to hold; None for all directions above rounding.
+        rounding: Machine epsilon of the type in which the rows were computed.
 
     Returns:
         Singular values (r,) and vectors (d, r).
     """
     _, values, vectors_t = torch.linalg.svd(matrix, full_matrices=False)
-    noise = max(matrix.shape) * torch.finfo(torch.float64).eps * values[0]
+    noise = max(matrix.shape) * rounding * values[0]
     rank = int((values > noise).sum())
     if wanted is not None:
         rank = min(rank, _count_for(values.square(), wanted))

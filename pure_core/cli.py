@@ -20,24 +20,23 @@ from typing import Any
 
 from . import __version__
 from .activations import Activations
-from .activations_file import KIND as ACTIVATIONS
-from .activations_file import load_activations
 from .combine import MODES, combine
 from .eraser import EDITS, Eraser
-from .eraser_file import FORMAT, load_eraser, save_eraser
 from .errors import PureError
 from .export import (
     LORA_DTYPES,
     Source,
-    Step,
     export_checkpoint,
     export_diffusers,
     export_lora,
     lora_tensors,
 )
 from .export.provenance import export_metadata, read_record
+from .files.activations import KIND as ACTIVATIONS
+from .files.activations import load_activations
+from .files.eraser import FORMAT, load_eraser, save_eraser
+from .files.safetensors_file import SafetensorsFile
 from .progress import Progress
-from .safetensors_file import SafetensorsFile
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 """Exit status; argparse ends with 2 when the command itself is not understood."""
@@ -105,11 +104,11 @@ def parser() -> argparse.ArgumentParser:
             type=float,
             action="append",
             metavar="S",
-            help="1 erases as fitted (default), 0 changes nothing, below 0 amplifies; give it once "
-            "for all erasers or once for each",
+            help="multiplies the strength in the eraser file: 1 applies it as saved (default), 0 "
+            "changes nothing, below 0 amplifies; give it once for all erasers or once for each",
         )
         command.add_argument(
-            "--edit", choices=EDITS, help="what to edit (default: what each eraser's method edits)"
+            "--edit", choices=EDITS, help="what to edit (default: what each eraser says)"
         )
         command.add_argument(
             "--any-source",
@@ -193,7 +192,7 @@ def _export(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with _Bar() as progress:
         EXPORTS[options.command](
-            options.source, options.output, _steps(options), options.any_source, progress
+            options.source, options.output, _erasers(options), options.any_source, progress
         )
     _say_written(Path(options.output), started)
     return OK
@@ -201,11 +200,11 @@ def _export(options: argparse.Namespace) -> int:
 
 def _lora(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    steps = _steps(options)
-    source = Source.open(options.source, steps, options.any_source)
+    erasers = _erasers(options)
+    source = Source.open(options.source, erasers, options.any_source)
     file = source.file
-    tensors = lora_tensors(source.keys, steps, source.weight, LORA_DTYPES[options.dtype])
-    made = export_metadata(steps, file.path.name, file.fingerprint())
+    tensors = lora_tensors(source.model, erasers, source, LORA_DTYPES[options.dtype])
+    made = export_metadata(erasers, file.path.name, file.fingerprint())
     export_lora(options.output, tensors, made)
     _say_written(Path(options.output), started)
     return OK
@@ -231,7 +230,7 @@ COMMANDS = {
 }
 
 
-def _steps(options: argparse.Namespace) -> list[Step]:
+def _erasers(options: argparse.Namespace) -> list[Eraser]:
     strengths = options.strength or [1.0]
     if len(strengths) not in (1, len(options.erasers)):
         raise PureError(
@@ -241,7 +240,7 @@ def _steps(options: argparse.Namespace) -> list[Step]:
     if len(strengths) == 1:
         strengths = strengths * len(options.erasers)
     return [
-        Step(load_eraser(path), strength, options.edit)
+        load_eraser(path).applied(strength, options.edit)
         for path, strength in zip(options.erasers, strengths, strict=True)
     ]
 
@@ -278,28 +277,29 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
         "widths": sorted(set(widths)),
         "ranks": [min(ranks), max(ranks)],
         "fingerprint": eraser.fingerprint,
-        "concepts": made.names,
+        "concepts": made.concepts,
         "method": made.method,
         "settings": made.settings,
-        "capture": made.capture,
-        "edit": made.edit,
-        "forget": made.forget,
-        "retain": made.retain,
-        "source": {"name": made.source_name, "fingerprint": made.source_fingerprint},
+        "trajectory": made.trajectory._asdict() if made.trajectory else {},
+        "strength": eraser.strength,
+        "edit": eraser.edited,
+        "joinable": eraser.joinable,
+        "forget": made.forget.prompts,
+        "retain": made.retain.prompts,
+        "model": made.model.without_sketch(),
         "created": made.created,
         "plugin_version": made.plugin_version,
     }
 
 
 def _describe_activations(captured: Activations) -> dict[str, Any]:
-    settings = captured.settings
     return {
         "layers": len(captured.rows),
         "widths": sorted(set(captured.widths.values())),
-        "concepts": len(captured.groups),
+        "concepts": captured.anchors.concepts,
         "prompts": captured.prompts,
-        "settings": settings.trajectory(),
-        "source": {"name": settings.source_name, "fingerprint": settings.source_fingerprint},
+        "trajectory": captured.trajectory._asdict(),
+        "model": captured.model.without_sketch(),
     }
 
 

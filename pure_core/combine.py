@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, NoReturn, get_args
@@ -11,6 +11,8 @@ import torch
 
 from . import __version__
 from .activations import Activations
+from .anchors import AnchorSet
+from .dates import today
 from .eraser import (
     Eraser,
     LayerEraser,
@@ -20,11 +22,13 @@ from .eraser import (
     require_same_widths,
 )
 from .errors import EraserError, require_one_of
+from .low_rank import thin_product
 from .methods import METHODS
-from .methods.common import mixed_rows, today
+from .methods.method import JoinTask
+from .methods.rows import mixed_rows
 from .progress import Progress, no_progress
 from .sketch import SAME, difference
-from .thin import thin_product
+from .trajectory import Trajectory
 
 Mode = Literal["joint", "in sequence"]
 """joint: what fitting all concepts at once gives, whatever their order. in sequence: the product,
@@ -32,7 +36,7 @@ the first eraser first."""
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-CHANGES = ("strength", "max_rank", "layers", "contribution")
+CHANGES = ("max_rank", "layers", "contribution")
 """Settings that say an eraser is no more as its method fitted it."""
 
 IN_SEQUENCE = ", in sequence"
@@ -66,7 +70,9 @@ def combine(
             require_same_widths(erasers[0].widths, other.widths)
     if mode == "joint":
         # Sums are rounded in their order: sorted, so that not even a bit depends on it.
-        ordered = sorted(erasers, key=lambda each: (each.provenance.forget, each.fingerprint))
+        ordered = sorted(
+            erasers, key=lambda each: (each.provenance.forget.prompts, each.fingerprint)
+        )
         combined = _joint(ordered, retain, progress)
     else:
         combined = _in_sequence(erasers, progress)
@@ -77,73 +83,83 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
     made = [each.provenance for each in erasers]
     first, method = made[0], METHODS.get(made[0].method)
     for each in erasers:
-        if any(layer.rows is None for layer in each.layers.values()):
+        if not each.joinable:
             _refuse(each.provenance, "it does not hold the rows it was fitted on")
-    for other in made:
-        _require_joinable(first, other)
+    for other in erasers:
+        _require_joinable(erasers[0], other)
     assert method is not None and method.join is not None  # or it were not joinable
-    if retain is not None and method.cells == 1:
-        retain = retain.pooled()  # as every fit of the method has it
-    own = retain or next((each.retain for each in erasers if each.retain is not None), None)
-    if own is not None:
-        _require_comparable(erasers[0], own)
-    if method.own_retain or retain is None:
-        _require_same_retain(made, own)
-    weights, concepts = _weights(made), [len(each.groups) for each in made]
+    if retain is not None:
+        retain = retain.pooled() if method.cells == 1 else retain  # as every fit of the method
+        _require_comparable(first, erasers[0].widths, retain)
+        if not first.retain:
+            raise EraserError(
+                "The erasers were fitted without neighbours, so nothing says how to protect "
+                "these. Disconnect 'retain', or fit the concepts again with it."
+            )
+    if method.joins_own_retain or retain is None:
+        _require_same_retain(made, retain)
+    shares, concepts = _shares(made), [len(each.concepts) for each in made]
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
-        rows = None if own is None else own.rows[name]
+        rows = None if retain is None else retain.rows[name]
         parts = [each.layers[name] for each in erasers]
-        layers[name] = method.join(parts, weights, rows, first.settings, concepts)
+        layers[name] = method.join(JoinTask(parts, shares, concepts, rows, first.settings))
         progress(done, len(erasers[0].layers))
     record = replace(
         _record(made),
-        retain=() if own is None else own.prompts,
+        retain=AnchorSet() if retain is None else retain.anchors,
         contribution=contribution(layers),
     )
-    return Eraser(layers, record, own)
+    return replace(erasers[0], layers=layers, provenance=record)
 
 
 def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
     made = [each.provenance for each in erasers]
-    for what in ({each.edit for each in made}, {each.side for each in erasers}):
+    for what in ({each.edited for each in erasers}, {each.side for each in erasers}):
         if len(what) > 1:
             raise EraserError(
                 f"Some of the erasers edit {' and others '.join(sorted(what))}: they are not one "
                 "eraser. Patch the model with one after the other instead."
             )
-    weights = _weights(made)
+    shares, strengths = _shares(made), [each.strength for each in erasers]
     layers = {}
     shared: dict[tuple[int, ...], LayerEraser] = {}
     for done, name in enumerate(erasers[0].layers, start=1):
         parts = [each.layers[name] for each in erasers]
         key = tuple(map(id, parts))
         if key not in shared:
-            shared[key] = _product(parts, weights)
+            shared[key] = _product(parts, strengths, shares)
         layers[name] = shared[key]
         progress(done, len(erasers[0].layers))
     methods = list(dict.fromkeys(each.method.removesuffix(IN_SEQUENCE) for each in made))
+    settings = [
+        each.provenance.settings | ({} if each.strength == 1 else {"strength": each.strength})
+        for each in erasers
+    ]
     record = replace(
         _record(made),
         method=" then ".join(methods) + IN_SEQUENCE,
-        settings=_side_by_side([each.settings for each in made]),
+        settings=_side_by_side(settings),
+        edit=erasers[0].edited,
         contribution=contribution(layers),
     )
     return Eraser(layers, record)
 
 
-def _product(layers: Sequence[LayerEraser], weights: Sequence[float]) -> LayerEraser:
-    """One layer of every eraser as one, at its numerical rank."""
+def _product(
+    layers: Sequence[LayerEraser], strengths: Sequence[float], shares: Sequence[float]
+) -> LayerEraser:
+    """One layer of every eraser, each at its strength, as one at its numerical rank."""
     parts = [layer.to("cpu", torch.float64) for layer in layers]
-    whole = product(parts)
+    whole = product([part.scaled(own) for part, own in zip(parts, strengths, strict=True)])
     left, right = thin_product(whole.proj_left, whole.proj_right)
     known = all(part.rows is not None for part in parts)
-    rows = mixed_rows(parts, weights).float() if known else None
+    rows = mixed_rows(parts, shares).float() if known else None
     return LayerEraser(left.float(), right.float(), rows, whole.side)
 
 
-def _weights(made: Sequence[Provenance]) -> list[float]:
-    """Each eraser's share of all forget rows; captured in one way, every prompt has as many."""
+def _shares(made: Sequence[Provenance]) -> list[float]:
+    """Each eraser's share of all forget rows; captured in one way, every anchor has as many."""
     total = sum(len(each.forget) for each in made)
     return [len(each.forget) / max(1, total) for each in made]
 
@@ -151,14 +167,17 @@ def _weights(made: Sequence[Provenance]) -> list[float]:
 def _record(made: Sequence[Provenance]) -> Provenance:
     """Where the concepts of several erasers came from; what they disagree about is left out."""
     last = made[-1]
-    same_model = all(difference(last.source_sketch, each.source_sketch) <= SAME for each in made)
+    sketch = last.model.sketch
+    same_model = all(difference(sketch, each.model.sketch) <= SAME for each in made)
+    retained = dict.fromkeys(chain.from_iterable(each.retain for each in made))
     return replace(
         last,
-        forget=tuple(chain.from_iterable(each.forget for each in made)),
-        retain=tuple(dict.fromkeys(chain.from_iterable(each.retain for each in made))),
-        concepts=tuple(chain.from_iterable(each.groups for each in made)),
-        source_sketch=last.source_sketch if same_model else {},
-        capture=last.capture if all(each.capture == last.capture for each in made) else {},
+        forget=sum((each.forget for each in made), AnchorSet()),
+        retain=AnchorSet(tuple(retained)),
+        model=last.model if same_model else replace(last.model, sketch={}),
+        trajectory=(
+            last.trajectory if all(each.trajectory == last.trajectory for each in made) else None
+        ),
         created=today(),
         plugin_version=__version__,
     )
@@ -166,7 +185,7 @@ def _record(made: Sequence[Provenance]) -> Provenance:
 
 def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float | str]:
     """The settings if all are the same; else those of the second eraser as 'keep 2' and so on."""
-    changed = any(name in each for each in settings for name in CHANGES)
+    changed = any(name in each for each in settings for name in (*CHANGES, "strength"))
     if all(each == settings[0] for each in settings) and not changed:
         return settings[0]
     return {
@@ -176,27 +195,30 @@ def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float
     }
 
 
-def _require_joinable(one: Provenance, other: Provenance) -> None:
+def _require_joinable(one: Eraser, other: Eraser) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
-    for made in (one, other):
+    for made in (one.provenance, other.provenance):
         joinable = made.method in METHODS and METHODS[made.method].join is not None
         if not joinable:
             raise EraserError(
-                f"The eraser of '{made.names[0]}' cannot be joined with others: the method "
+                f"The eraser of {made.title} cannot be joined with others: the method "
                 f"{made.method} has no joint form for fitted erasers. Fit all concepts at once "
                 "instead, or combine in sequence."
             )
         if any(name in made.settings for name in CHANGES):
             _refuse(made, "")
+    first, second = one.provenance, other.provenance
     pairs = {
-        "method": (one.method, other.method),
-        "edit": (one.edit, other.edit),
-        "model": (one.source_fingerprint, other.source_fingerprint),
-        **_pairs(one.settings, other.settings),
-        **_pairs(one.capture, other.capture),
+        "method": (first.method, second.method),
+        "edit": (one.edited, other.edited),
+        "strength": (one.strength, other.strength),
+        **_pairs(first.settings, second.settings),
+        **_trajectories(first.trajectory, second.trajectory),
     }
     _require_equal(
-        f"The erasers of '{one.names[0]}' and '{other.names[0]}' cannot be joined", pairs
+        f"The erasers of {first.title} and {second.title} cannot be joined",
+        pairs,
+        first.model.difference(second.model),
     )
 
 
@@ -205,29 +227,34 @@ def _refuse(made: Provenance, why: str) -> NoReturn:
     changed = [name for name in CHANGES if name in made.settings]
     why = f"{changed[0]} was applied to it" if changed else why
     raise EraserError(
-        f"The eraser of '{made.names[0]}' cannot be joined with others, because {why}. Join "
-        "erasers as PURE Fit gives them, saved by this version and with their rows, and set "
-        "strength, layers and rank afterwards; or combine in sequence."
+        f"The eraser of {made.title} cannot be joined with others, because {why}. Join erasers as "
+        "PURE Fit gives them, saved with 'joinable' on, and choose layers and rank afterwards; or "
+        "combine in sequence."
     )
 
 
-def _require_comparable(eraser: Eraser, retain: Activations) -> None:
-    """Raise EraserError unless the retain rows were captured as the eraser's were."""
-    made = eraser.provenance
-    require_same_widths(eraser.widths, retain.widths)
-    pairs = {
-        "model": (made.source_fingerprint, retain.settings.source_fingerprint),
-        **_pairs(made.capture, retain.settings.trajectory()),
-    }
-    _require_equal("The erasers and 'retain' were captured in different ways", pairs)
+def _require_comparable(made: Provenance, widths: dict[str, int], retain: Activations) -> None:
+    """Raise EraserError unless the retain rows were captured as the erasers' were."""
+    require_same_widths(widths, retain.widths)
+    _require_equal(
+        "The erasers and 'retain' were captured in different ways",
+        _trajectories(made.trajectory, retain.trajectory),
+        made.model.difference(retain.model),
+    )
 
 
-def _pairs(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _trajectories(one: Trajectory | None, other: Trajectory | None) -> dict[str, Any]:
+    return _pairs(one._asdict() if one else {}, other._asdict() if other else {})
+
+
+def _pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {name: (one.get(name), other.get(name)) for name in {**one, **other}}
 
 
-def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]]) -> None:
+def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], model: str) -> None:
     different = [f"{name} {one} / {other}" for name, (one, other) in pairs.items() if one != other]
+    if model:
+        different.append(model)
     if different:
         raise EraserError(
             f"{what}. They differ in: {'; '.join(different)}. Use the same model and settings for "
@@ -237,17 +264,17 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]]) -> None:
 
 def _require_same_retain(made: Sequence[Provenance], retain: Activations | None) -> None:
     """Raise EraserError unless all concepts were fitted with these neighbours."""
-    expected = () if retain is None else retain.prompts
+    expected = AnchorSet() if retain is None else retain.anchors
     for each in made:
         if retain is None and each.retain:
             raise EraserError(
-                "Erasers are joined against the activations they were fitted with, and a file "
-                "does not hold those: connect them to 'retain', or combine in sequence."
+                "Erasers are joined against the activations of the neighbours that they were "
+                "fitted with: connect them to 'retain', or combine in sequence."
             )
-        if sorted(each.retain) != sorted(expected):
-            odd = sorted(set(each.retain) ^ set(expected))
+        if sorted(each.retain.prompts) != sorted(expected.prompts):
+            odd = sorted(set(each.retain.prompts) ^ set(expected.prompts))
             raise EraserError(
-                f"The eraser of '{each.names[0]}' was fitted with other neighbours (only one side "
+                f"The eraser of {each.title} was fitted with other neighbours (only one side "
                 f"has {odd[:3]}), so what all have to keep together is not known. Fit every "
                 "concept with the same retain activations, saved once with PURE Save Activations; "
                 "or combine in sequence."

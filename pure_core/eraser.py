@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .activations import Activations
-from .errors import EraserError
+from .anchors import AnchorSet
+from .errors import EraserError, require_one_of
+from .families.site import Role
+from .model_identity import ModelIdentity
+from .trajectory import Trajectory
 
 Edit = Literal["keys and values", "values", "keys"]
 """Which of a cross-attention's projections E multiplies: W_K and W_V, W_V alone, W_K alone."""
 
 EDITS: tuple[Edit, ...] = get_args(Edit)
 
-PROJECTIONS: dict[Edit, tuple[str, ...]] = {
-    "keys and values": ("to_k", "to_v"),
-    "values": ("to_v",),
-    "keys": ("to_k",),
+ROLES: dict[Edit, tuple[Role, ...]] = {
+    "keys and values": ("keys", "values"),
+    "values": ("values",),
+    "keys": ("keys",),
 }
-"""What is edited -> the projections it means, as every U-Net's modules call them."""
-
+"""What is edited -> the roles of the projections that it means."""
 
 Side = Literal["activations", "text"]
 """What E multiplies. activations: the layer's outputs h, W <- E W. text: the text encoder's
@@ -103,13 +105,17 @@ class LayerEraser:
         `change`.
 
         Args:
-            weight: (d, in), or on the side of the text (out, d).
+            weight: (d, in), or on the side of the text (out, d). A bias (d,) is edited as a
+                column, and left as it is on the side of the text, which it does not read.
 
         Raises:
             EraserError: the weight has another width than the eraser.
         """
         if strength == 0:
             return weight
+        if weight.ndim == 1:
+            on_text = self.side == "text"
+            return weight if on_text else self.edit_weight(weight[:, None], strength)[:, 0]
         self._require_fitting(weight)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         wide = weight.to(dtype)
@@ -197,59 +203,44 @@ class Provenance:
     settings: dict[str, float | str]
     """The method's settings by name."""
 
-    forget: tuple[str, ...]
-    """Prompts of the concept."""
+    forget: AnchorSet
+    """The concepts' anchors."""
 
-    retain: tuple[str, ...]
-    """Prompts of its neighbours, empty if there were none."""
+    retain: AnchorSet
+    """Those of their neighbours, empty if there were none."""
 
     edit: Edit
-    """Which projections the method edits unless asked otherwise."""
+    """Which projections the method edits."""
 
-    source_name: str
-    """Name of the model the activations came from."""
-
-    source_fingerprint: str
-    """Fingerprint of that model's weights, with everything that was patched into it."""
-
-    source_sketch: dict[str, float]
-    """Layer -> sketch of that model's own weights: see `sketch.py`."""
+    model: ModelIdentity
+    """The model that it was fitted on."""
 
     created: str
     """ISO date."""
 
     plugin_version: str
 
-    concepts: tuple[int, ...] = ()
-    """How many of the forget prompts belong to each concept, in their order; empty if the file
-    does not say, which means one concept."""
-
-    capture: dict[str, float | str] = field(default_factory=dict)
-    """Settings of the trajectory that the activations came from; empty if not known, or if several
-    erasers with different ones were combined."""
+    trajectory: Trajectory | None = None
+    """How the activations were captured that it was fitted on; None for methods that capture
+    none, or if several erasers with different ones were combined."""
 
     contribution: dict[str, float] = field(default_factory=dict)
     """Layer -> share of the forget rows' energy that its E changes; empty if not known."""
 
     def __post_init__(self) -> None:
-        if self.edit not in EDITS:
-            raise EraserError(f"edit has to be one of {', '.join(EDITS)}, got {self.edit!r}.")
-        if self.concepts and (sum(self.concepts) != len(self.forget) or min(self.concepts) < 1):
-            raise EraserError(
-                f"concepts: expected the number of prompts of each, {len(self.forget)} in all, "
-                f"got {list(self.concepts)}."
-            )
+        require_one_of("edit", self.edit, EDITS, EraserError)
 
     @property
-    def groups(self) -> tuple[int, ...]:
-        """How many forget prompts each concept has."""
-        return self.concepts or (len(self.forget),)
+    def concepts(self) -> tuple[str, ...]:
+        """The names of the concepts that it erases."""
+        return self.forget.concepts
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The first prompt of every concept, which names it."""
-        starts = accumulate(self.groups[:-1], initial=0)
-        return tuple(self.forget[start] for start in starts) if self.forget else ("nothing",)
+    def title(self) -> str:
+        """The concepts for messages: the first one, and how many more."""
+        more = len(self.concepts) - 1
+        first = f"'{self.concepts[0]}'" if self.concepts else "nothing"
+        return f"{first} and {more} more" if more > 0 else first
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,21 +251,44 @@ class Eraser:
     """
 
     layers: dict[str, LayerEraser]
-    """Module path without 'diffusion_model.' -> eraser of that layer. On the side of the text most
-    methods edit all layers alike: then they are one and the same object."""
+    """Name of the site -> eraser of that layer. On the side of the text most methods make the same
+    edit in all layers: then they are one and the same object."""
 
     provenance: Provenance
 
-    retain: Activations | None = field(default=None, repr=False)
-    """The retain activations it was fitted with, until it is saved: joining needs them."""
+    strength: float = 1.0
+    """How far to go: 1 erases as fitted, 0 changes nothing, below 0 amplifies the concept. The
+    layers are those of strength 1."""
+
+    edit: Edit | None = None
+    """Which projections to edit; None for those that the method edits."""
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise EraserError(f"strength: expected a number, got {self.strength}.")
+        if self.edit is not None:
+            require_one_of("edit", self.edit, EDITS, EraserError)
         if not self.layers:
             raise EraserError("An eraser needs at least one layer, got none.")
         if len({layer.rows is None for layer in self.layers.values()}) > 1:
             raise EraserError("Some layers of the eraser have rows and others have none.")
         if len({layer.side for layer in self.layers.values()}) > 1:
             raise EraserError("Some layers of the eraser are meant for text and others are not.")
+
+    @property
+    def edited(self) -> Edit:
+        """Which projections are edited."""
+        return self.edit or self.provenance.edit
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The same as the projections' roles."""
+        return ROLES[self.edited]
+
+    @property
+    def joinable(self) -> bool:
+        """Whether it holds the rows that joining with other erasers needs."""
+        return all(layer.rows is not None for layer in self.layers.values())
 
     @property
     def side(self) -> Side:
@@ -293,7 +307,7 @@ class Eraser:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over layer names, shapes and float32 factors: the same eraser everywhere."""
+        """sha256 over layer names, shapes and float32 factors: the same fit everywhere."""
         digest = hashlib.sha256()
         for name in sorted(self.layers):
             layer = self.layers[name].to("cpu", torch.float32)
@@ -303,12 +317,9 @@ class Eraser:
             digest.update(layer.proj_right.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def strength(self, strength: float) -> Eraser:
-        """E_s = I - s L R for every layer: 0 the identity, 1 as fitted, below 0 amplifies."""
-        layers = self._each(lambda layer: layer.scaled(strength))
-        settings = self.provenance.settings | {"strength": float(strength)}
-        made = replace(self.provenance, settings=settings, contribution=contribution(layers))
-        return Eraser(layers, made)
+    def applied(self, strength: float = 1.0, edit: Edit | None = None) -> Eraser:
+        """The same at a multiple of its strength, and editing other projections if asked to."""
+        return replace(self, strength=self.strength * strength, edit=edit or self.edit)
 
     def limited(self, max_rank: int) -> Eraser:
         """At most `max_rank` directions a layer, those in which the forget rows change most.
@@ -320,20 +331,21 @@ class Eraser:
             raise EraserError(f"max_rank: expected 1 or more, got {max_rank}.")
         if max(self.ranks.values()) <= max_rank:
             return self
-        layers = self._each(lambda layer: layer.limited(max_rank))
-        settings = self.provenance.settings | {"max_rank": max_rank}
-        made = replace(self.provenance, settings=settings, contribution=contribution(layers))
-        return Eraser(layers, made).without_rows()
+        limited = replace(self, layers=self._each(lambda layer: layer.limited(max_rank)))
+        made = replace(
+            self.provenance,
+            settings=self.provenance.settings | {"max_rank": max_rank},
+            contribution=contribution(limited.layers),
+        )
+        return replace(limited, provenance=made).without_rows()
 
     def without_rows(self) -> Eraser:
-        """The same, smaller, and not to be joined with others any more."""
-        layers = self._each(lambda layer: replace(layer, rows=None))
-        return Eraser(layers, self.provenance)
+        """The same, smaller; it cannot be joined with others any more."""
+        return replace(self, layers=self._each(lambda layer: replace(layer, rows=None)))
 
     def to(self, *args: Any, **kwargs: Any) -> Eraser:
         """Every factor moved or cast as `Tensor.to` does."""
-        layers = self._each(lambda layer: layer.to(*args, **kwargs))
-        return Eraser(layers, self.provenance, self.retain)
+        return replace(self, layers=self._each(lambda layer: layer.to(*args, **kwargs)))
 
     def _each(self, change: Callable[[LayerEraser], LayerEraser]) -> dict[str, LayerEraser]:
         distinct = {id(layer): layer for layer in self.layers.values()}

@@ -9,18 +9,16 @@ from fnmatch import fnmatchcase
 
 from .eraser import Eraser
 from .errors import EraserError
-
-BLOCKS = ("input", "middle", "output")
-"""Words for the parts of a U-Net: a layer's name begins with the part it lies in."""
+from .families import family_named
 
 
 def select(eraser: Eraser, layers: str = "", contribution: float = 1.0) -> Eraser:
     """The eraser as the identity in every layer that is not chosen.
 
     Args:
-        layers: Words with commas or spaces between them, each a block (`input`, `middle`,
-            `output`) or a pattern for layer names with `*` and `?`; a layer is chosen if one of
-            them fits. Empty: all.
+        layers: Words with commas or spaces between them, each a block of the model's family (for
+            U-Nets `input`, `middle`, `output`) or a pattern for layer names with `*` and `?`; a
+            layer is chosen if one of them fits. Empty: all.
         contribution: Of the chosen layers keep the fewest that together do this share of what all
             of them do to the forget rows, in (0, 1].
 
@@ -35,7 +33,8 @@ def select(eraser: Eraser, layers: str = "", contribution: float = 1.0) -> Erase
     words = [word for word in re.split(r"[,\s]+", layers) if word]
     if not words and contribution == 1:
         return eraser
-    chosen = _named(list(eraser.layers), words)
+    family = family_named(eraser.provenance.model.family)
+    chosen = _named(list(eraser.layers), words, family.blocks if family else {})
     if contribution < 1:
         chosen = _strongest(chosen, _shares(eraser), contribution)
     settings = dict(eraser.provenance.settings)
@@ -48,26 +47,27 @@ def select(eraser: Eraser, layers: str = "", contribution: float = 1.0) -> Erase
         name: share if name in chosen else 0.0
         for name, share in eraser.provenance.contribution.items()
     }
-    return Eraser(kept, replace(eraser.provenance, settings=settings, contribution=shares))
+    made = replace(eraser.provenance, settings=settings, contribution=shares)
+    return replace(eraser, layers=kept, provenance=made)
 
 
-def _named(names: Sequence[str], words: Sequence[str]) -> list[str]:
+def _named(names: Sequence[str], words: Sequence[str], blocks: Mapping[str, str]) -> list[str]:
     """The layers that one of the words fits, all without words."""
     if not words:
         return list(names)
-    fitting = {word: [name for name in names if _fits(name, word)] for word in words}
+
+    def fits(name: str, word: str) -> bool:
+        return name.startswith(blocks[word]) if word in blocks else fnmatchcase(name, word)
+
+    fitting = {word: [name for name in names if fits(name, word)] for word in words}
     for word, found in fitting.items():
         if not found:
             raise EraserError(
                 f"layers: '{word}' fits none of the {len(names)} layers. Expected "
-                f"{', '.join(BLOCKS)}, or patterns for names such as '{names[0]}', with * for "
+                f"{', '.join(blocks)}, or patterns for names such as '{names[0]}', with * for "
                 "anything."
             )
     return [name for name in names if any(name in found for found in fitting.values())]
-
-
-def _fits(name: str, word: str) -> bool:
-    return name.startswith(f"{word}_block") if word in BLOCKS else fnmatchcase(name, word)
 
 
 def _shares(eraser: Eraser) -> Mapping[str, float]:

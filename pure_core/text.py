@@ -8,17 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .anchors import AnchorSet
 from .errors import FitError
+from .families import Role
+from .model_identity import ModelIdentity
 
-WeightOf = Callable[[str, str], Tensor]
-"""Layer and projection -> the weight (d, D) as the model has it."""
+WeightOf = Callable[[str, Role], Tensor]
+"""Layer and role -> the weight (d, D) as the model has it."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextVectors:
     """Prompts, encoded. A prompt is a start token, its words' tokens, an end token and padding."""
 
-    prompts: tuple[str, ...]
+    anchors: AnchorSet
 
     vectors: tuple[Tensor, ...]
     """Of every prompt (T, D), float64."""
@@ -26,11 +29,8 @@ class TextVectors:
     ends: tuple[int, ...]
     """Of every prompt, where its end token stands."""
 
-    concepts: tuple[int, ...] = ()
-    """How many of the prompts belong to each concept, in their order. Empty: all to one."""
-
     def __post_init__(self) -> None:
-        if not self.prompts:
+        if not self.anchors:
             raise FitError("Expected at least one prompt, got none.")
         for prompt, each, end in zip(self.prompts, self.vectors, self.ends, strict=True):
             if each.ndim != 2 or not 0 < end < len(each):
@@ -40,6 +40,11 @@ class TextVectors:
                 )
             if not bool(torch.isfinite(each).all()):
                 raise FitError(f"'{prompt}': its encoding holds NaN or infinity.")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The anchors' texts."""
+        return self.anchors.prompts
 
     @property
     def width(self) -> int:
@@ -79,9 +84,7 @@ class TextModel:
     """Names of the cross-attention layers."""
 
     weight_of: WeightOf
-    source_name: str
-    source_fingerprint: str
-    source_sketch: dict[str, float]
+    identity: ModelIdentity
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +121,8 @@ def repeated(anchor: TextVectors, count: int) -> TextVectors:
     """A single prompt as many; several stay as they are."""
     if len(anchor.prompts) != 1:
         return anchor
-    return TextVectors(anchor.prompts * count, anchor.vectors * count, anchor.ends * count)
+    anchors = AnchorSet(anchor.anchors.anchors * count)
+    return TextVectors(anchors, anchor.vectors * count, anchor.ends * count)
 
 
 def paired(forget: Sequence[Tensor], anchor: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from comfy.sd import CLIP
 from torch import Tensor
 
-from .layers import ModelError
+from .sites import ModelError
 
 
 class Encoded(NamedTuple):

@@ -11,20 +11,16 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...pure_core.eraser import Eraser
 from ...pure_core.errors import ModelFileError
-from ...pure_core.export import Step, UNetKeys, export_lora, lora_tensors
+from ...pure_core.export import export_lora, lora_tensors
 from ...pure_core.export.provenance import export_metadata
+from ...pure_core.families import ROLES, Role, model_in_file
 from .files import SUFFIX, numbered, state
-from .fingerprint import fingerprint
-from .layers import (
-    Layer,
-    ModelError,
-    cross_attention_layers,
-    display_name,
-    require_plain_weights,
-)
-from .patch import EraserAdapter, effective_weight, require_same_architecture
+from .identity import fingerprint
+from .patch import EraserAdapter, require_same_architecture
 from .progress import progress
+from .sites import EffectiveWeights, ModelError, Sites, display_name, patch_keys, tensor_of
 
 CHECKPOINTS, UNETS = "checkpoints", "diffusion_models"
 
@@ -77,7 +73,9 @@ def target(filename_prefix: str, suffix: str) -> Path:
 
 
 @torch.no_grad()
-def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, target: Path) -> None:
+def save_lora(
+    model: ModelPatcher, erasers: Sequence[Eraser], dtype: torch.dtype, target: Path
+) -> None:
     """Write the LoRA that does to this model, patches included, what the erasers do.
 
     Raises:
@@ -85,30 +83,37 @@ def save_lora(model: ModelPatcher, steps: Sequence[Step], dtype: torch.dtype, ta
             weights.
         EraserError, ModelFileError: as `lora_tensors` and `export_lora`.
     """
-    layers = cross_attention_layers(model)
-    for step in steps:
-        require_same_architecture(model, layers, step.eraser)
-    require_plain_weights(layers)
-    _require_not_patched(model, layers)
+    sites = Sites.of(model)
+    for eraser in erasers:
+        require_same_architecture(model, sites, eraser)
+    sites.require_plain_weights()
+    _require_not_erased(model, sites)
     state = model.model.diffusion_model.state_dict()
-    keys = UNetKeys.find({name: tuple(each.shape) for name, each in state.items()}, "the model")
-    by_name = {layer.name: layer for layer in layers}
-    update, total = progress(), 2 * len(layers)
-    done = iter(range(1, total + 1))
-
-    def weight_of(name: str, projection: str) -> Tensor:
-        update(next(done), total)
-        return effective_weight(model, by_name[name].key(projection))
-
-    tensors = lora_tensors(keys, steps, weight_of, dtype)
-    made = export_metadata(steps, display_name(model), fingerprint(model))
+    names = model_in_file({name: tuple(each.shape) for name, each in state.items()}, "the model")
+    weights = _WithProgress(model, sites)
+    tensors = lora_tensors(names, erasers, weights, dtype)
+    made = export_metadata(erasers, display_name(model), fingerprint(model))
     export_lora(target, tensors, made)
 
 
-def _require_not_patched(model: ModelPatcher, layers: list[Layer]) -> None:
+class _WithProgress(EffectiveWeights):
+    """The model's weights, with a progress bar over the keys and values that are read."""
+
+    def __init__(self, model: ModelPatcher, sites: Sites) -> None:
+        super().__init__(model, sites)
+        self._update, self._done = progress(), 0
+
+    def weight(self, site: str, role: Role) -> Tensor:
+        self._done += 1
+        self._update(self._done, len(ROLES) * len(self.sites.sites))
+        return super().weight(site, role)
+
+
+def _require_not_erased(model: ModelPatcher, sites: Sites) -> None:
     """Raise ModelError if an eraser is in the model already: the LoRA would do next to nothing."""
-    keys = {layer.key(projection) for layer in layers for projection in ("to_k", "to_v")}
-    if any(_holds_eraser(model.patches.get(key, ())) for key in keys):
+    rows = (site.rows(role) for site in sites.sites for role in ROLES)
+    tensors = {tensor_of(key) for each in rows for key in patch_keys(each)}
+    if any(_holds_eraser(model.patches.get(name, ())) for name in tensors):
         raise ModelError(
             "model: expected the model before it is erased, got one that PURE Patch has erased "
             "from, or a merge with one. Connect the wire that goes into PURE Patch or PURE Erase "

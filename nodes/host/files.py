@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 import folder_paths
 
 from ...pure_core.activations import Activations
-from ...pure_core.activations_file import load_activations, save_activations
 from ...pure_core.eraser import Eraser
-from ...pure_core.eraser_file import load_eraser, save_eraser
 from ...pure_core.errors import ActivationFileError, EraserFileError, FileNameError, PureError
+from ...pure_core.files.activations import load_activations, save_activations
+from ...pure_core.files.eraser import load_eraser, save_eraser
 
 SUFFIX = ".safetensors"
 

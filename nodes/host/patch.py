@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.float
-import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...pure_core.eraser import PROJECTIONS, Eraser, LayerEraser, Side
+from ...pure_core.eraser import EDITS, Edit, Eraser, LayerEraser, Side
 from ...pure_core.errors import require_one_of
-from .layers import (
+from .sites import (
     PREFIX,
-    Layer,
     ModelError,
-    cross_attention_layers,
-    family,
-    require_plain_weights,
-    widths,
+    PatchKey,
+    Sites,
+    architecture,
+    effective_tensor,
+    patch_keys,
+    tensor_of,
 )
 
 AS_FITTED = "as fitted"
 
-MEASURED = 8
+CHOICES = (AS_FITTED, *EDITS)
+"""What `PURE_Patch` and the saving nodes may be asked to edit."""
+
+ROUNDING_SAMPLES = 8
 """Weights on which rounding is measured."""
-
-EDITS = (AS_FITTED, *PROJECTIONS)
-"""What `PURE_Patch` may be asked to edit."""
-
 
 BYPASS = (
     "The model carries changes of what its layers put out (LoraLoaderBypass), which are not "
@@ -57,7 +57,7 @@ class EraserAdapter(WeightAdapterBase):
         self.loaded_keys = loaded_keys
         self.weights = weights
 
-    def calculate_weight(  # noqa: PLR0917 (ComfyUI's signature)
+    def calculate_weight(
         self,
         weight: Tensor,
         key: str,
@@ -68,7 +68,7 @@ class EraserAdapter(WeightAdapterBase):
         intermediate_dtype: torch.dtype = torch.float32,
         original_weight: Any = None,
     ) -> Tensor:
-        """Edit `weight` (d, in) in place: it may be a view into a larger one."""
+        """Edit `weight` (d, in), or a bias (d,), in place: it may be a view into a larger one."""
         return weight.copy_(self.factors.edit_weight(weight, strength))
 
     @property
@@ -83,86 +83,106 @@ class TextEraserAdapter(EraserAdapter):
     side = "text"
 
 
-def patch(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> ModelPatcher:
-    """A clone of the model with the concept erased. The model itself stays as it is.
+@dataclass(frozen=True)
+class Patched:
+    """A model with an eraser in it."""
 
-    Args:
-        strength: 1 erases as fitted, 0 changes nothing at all, below 0 amplifies.
-        edit: One of `EDITS`.
+    model: ModelPatcher
+    """A clone; the model that came in stays as it is."""
+
+    summary: str
+    """What was patched, on top of what, and what rounding loses."""
+
+
+def chosen_edit(edit: str) -> Edit | None:
+    """What the widget `edit` says: None for what the eraser says itself.
+
+    Raises:
+        PureError: a choice that there is not.
+    """
+    require_one_of("edit", edit, CHOICES)
+    return next((each for each in EDITS if each == edit), None)
+
+
+def patch(model: ModelPatcher, eraser: Eraser) -> Patched:
+    """A clone of the model with the concept erased, at the eraser's strength.
 
     Raises:
         ModelError: an eraser of another architecture, or quantised weights.
     """
-    adapters = _adapters(model, eraser, edit)
+    sites = Sites.of(model)
+    require_same_architecture(model, sites, eraser)
+    sites.require_plain_weights()
+    adapters = _adapters(sites, eraser)
     patched = model.clone()
-    if strength == 0:
-        return patched
-    refused = adapters.keys() - set(patched.add_patches(adapters, strength))
+    if eraser.strength == 0 or not adapters:
+        return Patched(patched, _nothing(eraser))
+    refused = adapters.keys() - set(patched.add_patches(adapters, eraser.strength))
     if refused:
         raise ModelError(
             f"model: {len(refused)} of {len(adapters)} cross-attention weights cannot be patched, "
-            f"for example {min(refused)}. Connect the model as its loader gives it."
+            f"for example {min(map(tensor_of, refused))}. Connect the model as its loader gives it."
         )
-    _log(model, eraser, adapters)
-    return patched
+    before = sum(tensor_of(key) in model.patches for key in adapters)
+    _log(model, eraser, len(adapters), before)
+    return Patched(patched, _summary(model, eraser, adapters, before))
 
 
-def describe(model: ModelPatcher, eraser: Eraser, strength: float, edit: str) -> str:
-    """What `patch` does to this model, in words: how much, on top of what, and what is lost.
+def _nothing(eraser: Eraser) -> str:
+    if eraser.strength == 0:
+        return "Nothing is changed: the strength is 0."
+    return "Nothing is changed: the eraser has no direction in the chosen layers (rank 0)."
 
-    Raises:
-        As `patch` does.
-    """
-    adapters = _adapters(model, eraser, edit)
-    if strength == 0 or not adapters:
-        return "Nothing is changed: the strength is 0 or no layer is chosen."
-    layers = {key.rpartition(".to_")[0] for key in adapters}
-    ranks = [each.weights[0].shape[1] for each in adapters.values()]
-    before = _patched_before(model, adapters)
+
+def _summary(
+    model: ModelPatcher, eraser: Eraser, adapters: dict[PatchKey, EraserAdapter], before: int
+) -> str:
+    layers = [layer for layer in eraser.layers.values() if layer.rank]
+    ranks = [layer.rank for layer in layers]
     lines = [
         f"Patched {len(adapters)} weights in {len(layers)} of {len(eraser.layers)} layers at "
-        f"strength {strength:g}, ranks {min(ranks)} to {max(ranks)}.",
+        f"strength {eraser.strength:g}, ranks {min(ranks)} to {max(ranks)}.",
         f"{before} of these weights were patched before (LoRA, merge or eraser), which is erased "
         "too. What patches them later is not erased: put this last.",
         BYPASS if model.injections else "",
-        rounding(model, adapters, strength),
+        rounding(model, adapters, eraser.strength),
     ]
     return " ".join(line for line in lines if line)
 
 
-def _adapters(model: ModelPatcher, eraser: Eraser, edit: str) -> dict[str, EraserAdapter]:
+def _adapters(sites: Sites, eraser: Eraser) -> dict[PatchKey, EraserAdapter]:
     """Weight key -> its adapter. Layers of rank 0 are the identity and have none."""
-    layers = cross_attention_layers(model)
-    require_same_architecture(model, layers, eraser)
-    require_plain_weights(layers)
-    require_one_of("edit", edit, EDITS)
-    projections = PROJECTIONS[eraser.provenance.edit if edit == AS_FITTED else edit]
     adapter = TextEraserAdapter if eraser.side == "text" else EraserAdapter
-    adapters = {}
+    adapters: dict[PatchKey, EraserAdapter] = {}
     on_cpu = eraser.to("cpu", torch.float32)
-    for layer in layers:
-        factors = on_cpu.layers[layer.name]
-        for projection in projections if factors.rank else ():
-            key = layer.key(projection)
-            adapters[key] = adapter({key}, [factors.proj_left, factors.proj_right])
+    for site in sites.sites:
+        factors = on_cpu.layers[site.name]
+        for role in eraser.roles if factors.rank else ():
+            for key in patch_keys(site.rows(role)):
+                weights = [factors.proj_left, factors.proj_right]
+                adapters[key] = adapter({tensor_of(key)}, weights)
     return adapters
 
 
-def rounding(model: ModelPatcher, adapters: dict[str, EraserAdapter], strength: float) -> str:
+def rounding(model: ModelPatcher, adapters: dict[PatchKey, EraserAdapter], strength: float) -> str:
     """How much of the change is lost when the model's weights are stored in few bits.
 
     Measured on a few weights, with the rounding that ComfyUI stores them with.
     """
     state = model.get_key_patches(PREFIX)
-    keys = sorted(adapters)[:: max(1, len(adapters) // MEASURED)][:MEASURED]
-    dtypes = {state[key][0][0].dtype for key in keys}
+    keys = sorted(adapters, key=str)
+    keys = keys[:: max(1, len(keys) // ROUNDING_SAMPLES)][:ROUNDING_SAMPLES]
+    dtypes = {state[tensor_of(key)][0][0].dtype for key in keys}
     if dtypes == {torch.float32}:
         return ""
     lost, changed = 0.0, 0.0
     for key in keys:
-        weight = effective_weight(model, key)
+        name = tensor_of(key)
+        weight = effective_tensor(model, name)
+        if not isinstance(key, str):
+            weight = weight.narrow(*key[1])
         edited = adapters[key].factors.edit_weight(weight, strength)
-        stored = comfy.float.stochastic_rounding(edited, state[key][0][0].dtype, seed=0)
+        stored = comfy.float.stochastic_rounding(edited, state[name][0][0].dtype, seed=0)
         lost += float((stored.float() - edited).square().sum())
         changed += float((edited - weight).square().sum())
     names = " and ".join(sorted(str(each).removeprefix("torch.") for each in dtypes))
@@ -170,45 +190,32 @@ def rounding(model: ModelPatcher, adapters: dict[str, EraserAdapter], strength: 
     return f"The weights are {names}: rounding moves them by {share:.2%} of what erasing changes."
 
 
-@torch.no_grad()
-def effective_weight(model: ModelPatcher, key: str) -> Tensor:
-    """A weight (d, in) with every patch upstream applied, float32, by ComfyUI's arithmetic."""
-    (weight, convert), *patches = model.get_key_patches(key)[key]
-    copied = weight.to("cpu", torch.float32, copy=True)
-    return comfy.lora.calculate_weight(patches, convert(copied, inplace=True), key)
-
-
-def require_same_architecture(model: ModelPatcher, layers: list[Layer], eraser: Eraser) -> None:
+def require_same_architecture(model: ModelPatcher, sites: Sites, eraser: Eraser) -> None:
     """Raise ModelError if the eraser has other layers than the model."""
-    here, fitted = widths(layers, eraser.side), eraser.widths
+    here, fitted = sites.widths(text=eraser.side == "text"), eraser.widths
     if here != fitted:
         raise ModelError(
-            f"eraser: it was fitted on another architecture, {_describe(fitted)} of "
-            f"{eraser.provenance.source_name}; the model is {family(model)} with "
-            f"{_describe(here)}. Use an eraser made for this architecture, or fit one."
+            f"eraser: it was fitted on another architecture, {_described(fitted)} of "
+            f"{eraser.provenance.model.name}; the model is {architecture(model)} with "
+            f"{_described(here)}. Use an eraser made for this architecture, or fit one."
         )
 
 
-def _patched_before(model: ModelPatcher, adapters: dict[str, EraserAdapter]) -> int:
-    """How many of the weights have patches already, which are erased as well."""
-    return sum(key in model.patches for key in adapters)
-
-
-def _log(model: ModelPatcher, eraser: Eraser, adapters: dict[str, EraserAdapter]) -> None:
+def _log(model: ModelPatcher, eraser: Eraser, weights: int, before: int) -> None:
     logging.info(
         "PURE: erasing in %d weights, %d of them with earlier patches (LoRA or others), which "
         "are erased too. Patches added after this node are not: put it last.",
-        len(adapters),
-        _patched_before(model, adapters),
+        weights,
+        before,
     )
-    if family(model) not in eraser.provenance.source_name:
+    if architecture(model) not in eraser.provenance.model.name:
         logging.warning(
-            "PURE: the eraser was fitted on %s and is applied to a model of family %s. Erasers "
-            "carry over to fine-tunes; between families that only look alike they do not.",
-            eraser.provenance.source_name,
-            family(model),
+            "PURE: the eraser was fitted on %s and is applied to a model of type %s. Erasers "
+            "carry over to fine-tunes; between types that only look similar they do not.",
+            eraser.provenance.model.name,
+            architecture(model),
         )
 
 
-def _describe(layers: dict[str, int]) -> str:
+def _described(layers: dict[str, int]) -> str:
     return f"{len(layers)} layers of widths {', '.join(map(str, sorted(set(layers.values()))))}"

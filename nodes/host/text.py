@@ -7,70 +7,62 @@ from collections.abc import Sequence
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
-from torch import Tensor
 
+from ...pure_core.anchors import AnchorSet
 from ...pure_core.errors import FitError
 from ...pure_core.text import TextModel, TextTask, TextVectors, repeated
 from .conditioning import encode
-from .fingerprint import fingerprint, sketches
-from .layers import ModelError, cross_attention_layers, display_name, require_plain_weights, widths
-from .patch import effective_weight
+from .identity import identity
+from .sites import EffectiveWeights, ModelError, Sites
 
 
 def text_task(
     model: ModelPatcher,
     clip: CLIP,
-    concepts: Sequence[Sequence[str]],
-    retain: Sequence[str],
-    anchor: Sequence[str],
+    forget: AnchorSet,
+    retain: AnchorSet,
+    replacements: Sequence[str],
 ) -> TextTask:
     """Everything that a text-side method is fitted on.
 
     Args:
-        concepts: Of every concept its prompts.
-        retain: Prompts to keep, may be empty.
-        anchor: What the prompts become: one for all, or one for each; none for the empty prompt.
+        retain: What to keep, may be empty.
+        replacements: Prompts that the forget prompts become: one for all, or one for each; none
+            for the empty prompt.
 
     Raises:
-        ModelError: no cross-attention layers, quantised weights, no text encoder, or one whose
+        ModelError: a model of no known family, quantised weights, no text encoder, or one whose
             vectors are not what the layers read.
-        FitError: another number of anchors than of prompts, or a prompt that is too long.
+        FitError: another number of replacements than of prompts, or a prompt that is too long.
     """
-    layers = cross_attention_layers(model)
-    require_plain_weights(layers)
-    forget = [prompt for prompts in concepts for prompt in prompts]
-    vectors = _encode(clip, forget, tuple(map(len, concepts)))
-    wanted = set(widths(layers, "text").values())
+    sites = Sites.of(model)
+    sites.require_plain_weights()
+    vectors = _encode(clip, forget)
+    wanted = set(sites.widths(text=True).values())
     if wanted != {vectors.width}:
         raise ModelError(
             f"clip: its vectors have {vectors.width} numbers and the model reads {sorted(wanted)}. "
             "Connect the text encoder that belongs to the model."
         )
-    by_name = {layer.name: layer for layer in layers}
-
-    def weight_of(name: str, projection: str) -> Tensor:
-        return effective_weight(model, by_name[name].key(projection))
-
+    become = _encode(clip, AnchorSet.written([[each] for each in replacements or [""]]))
     return TextTask(
         forget=vectors,
-        anchor=repeated(_encode(clip, list(anchor) or [""]), len(forget)),
+        anchor=repeated(become, len(forget)),
         retain=_encode(clip, retain) if retain else None,
-        empty=_encode(clip, [""]),
+        empty=_encode(clip, AnchorSet.written([[""]])),
         model=TextModel(
-            tuple(by_name),
-            weight_of,
-            display_name(model),
-            fingerprint(model),
-            sketches(model, layers),
+            tuple(site.name for site in sites.sites),
+            EffectiveWeights(model, sites).weight,
+            identity(model, sites),
         ),
     )
 
 
 @torch.no_grad()
-def _encode(clip: CLIP, prompts: Sequence[str], concepts: tuple[int, ...] = ()) -> TextVectors:
-    vectors = [encode(clip, prompt).tokens[0].to("cpu", torch.float64) for prompt in prompts]
-    ends = [_end(clip, prompt) for prompt in prompts]
-    return TextVectors(tuple(prompts), tuple(vectors), tuple(ends), concepts)
+def _encode(clip: CLIP, anchors: AnchorSet) -> TextVectors:
+    vectors = [encode(clip, each.prompt).tokens[0].to("cpu", torch.float64) for each in anchors]
+    ends = [_end(clip, each.prompt) for each in anchors]
+    return TextVectors(anchors, tuple(vectors), tuple(ends))
 
 
 def _end(clip: CLIP, prompt: str) -> int:

@@ -3,15 +3,12 @@
 from .checkpoint import export_checkpoint
 from .diffusers import export_diffusers
 from .lora import LORA_DTYPES, export_lora, lora_tensors
-from .provenance import Step, read_history
+from .provenance import read_history
 from .source import Source
-from .unet import UNetKeys
 
 __all__ = [
     "LORA_DTYPES",
     "Source",
-    "Step",
-    "UNetKeys",
     "export_checkpoint",
     "export_diffusers",
     "export_lora",

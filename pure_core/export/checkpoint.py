@@ -6,20 +6,23 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..eraser import Eraser
+from ..files.safetensors_file import Piece
 from ..progress import Progress, no_progress
-from ..safetensors_file import Piece
-from .provenance import Step, export_metadata
+from .provenance import export_metadata
 from .source import Source, require_suffix, writing
 
 
 def export_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    steps: Sequence[Step],
+    erasers: Sequence[Eraser],
     any_source: bool = False,
     progress: Progress = no_progress,
 ) -> None:
     """Copy a checkpoint or U-Net file and multiply its cross-attention weights by the erasers.
+
+    Each eraser is applied at its own strength.
 
     Every other tensor, the order, the types and the metadata stay byte for byte; the metadata
     gets one entry more, with what was done. The edited weights are computed in float32 or better
@@ -33,9 +36,9 @@ def export_checkpoint(
     target = Path(target)
     require_suffix(target)
     with writing(target):
-        opened = Source.open(source, steps, any_source)
-        edits = opened.edits(steps)
+        opened = Source.open(source, erasers, any_source)
+        edits = opened.edits(erasers)
         file = opened.file
-        made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)
+        made = export_metadata(erasers, file.path.name, file.fingerprint(), file.metadata)
         pieces = [Piece(name, entry, edits.get(name)) for name, entry in file.entries.items()]
         file.write(target, pieces, {**file.metadata, **made}, progress)

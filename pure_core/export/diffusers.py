@@ -7,10 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..atomic import atomic_folder
+from ..eraser import Eraser
+from ..files.atomic import atomic_folder
+from ..files.safetensors_file import Piece
 from ..progress import Progress, no_progress
-from ..safetensors_file import Piece
-from .provenance import Step, export_metadata
+from .provenance import export_metadata
 from .source import Source, writing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -20,7 +21,7 @@ CONFIG = "config.json"
 def export_diffusers(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    steps: Sequence[Step],
+    erasers: Sequence[Eraser],
     any_source: bool = False,
     progress: Progress = no_progress,
 ) -> None:
@@ -33,16 +34,16 @@ def export_diffusers(
     """
     target = Path(target)
     with writing(target):
-        opened = Source.open(source, steps, any_source)
-        file, keys = opened.file, opened.keys
-        edits = opened.edits(steps)
+        opened = Source.open(source, erasers, any_source)
+        file, model = opened.file, opened.model
+        edits = opened.edits(erasers)
         pieces = [
-            Piece(keys.diffusers_name(name.removeprefix(keys.prefix)), entry, edits.get(name))
+            Piece(model.diffusers_name(name.removeprefix(model.prefix)), entry, edits.get(name))
             for name, entry in file.entries.items()
-            if name.startswith(keys.prefix)
+            if name.startswith(model.prefix)
         ]
-        config = json.dumps(keys.diffusers_config(), indent=2)
-        made = export_metadata(steps, file.path.name, file.fingerprint(), file.metadata)
+        config = json.dumps(model.diffusers_config(), indent=2)
+        made = export_metadata(erasers, file.path.name, file.fingerprint(), file.metadata)
         with atomic_folder(target) as folder:
             (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
             file.write(folder / WEIGHTS, pieces, {"format": "pt", **made}, progress)

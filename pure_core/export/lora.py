@@ -7,63 +7,109 @@ text W E - W = -s (W L) R, with up = -W L, down = R.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..atomic import atomic_file
-from ..eraser import SIDES, LayerEraser, product, require_same_widths
+from ..eraser import SIDES, Eraser, LayerEraser, product, require_same_widths
 from ..errors import EraserError
-from .provenance import Step
+from ..families import ROLES, FileRows, ModelFile, Role
+from ..files.atomic import atomic_file
 from .source import require_suffix, writing
-from .unet import UNetKeys
 
 LORA_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
-WeightOf = Callable[[str, str], Tensor]
-"""Layer and projection -> the weight (d, in) that the LoRA is to change."""
+
+class Weights(Protocol):
+    """The weights that a LoRA is to change."""
+
+    def weight(self, site: str, role: Role) -> Tensor:
+        """Keys or values of a site, (d, in)."""
+
+    def bias(self, site: str, role: Role) -> Tensor | None:
+        """Their bias (d,), if they have one."""
 
 
 def lora_tensors(
-    keys: UNetKeys, steps: Sequence[Step], weight_of: WeightOf, dtype: torch.dtype = torch.float32
+    model: ModelFile,
+    erasers: Sequence[Eraser],
+    weights: Weights,
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """The LoRA's tensors under kohya's names, exact but for the rounding to `dtype`.
 
     The rank is the eraser's. Loaded at strength s on the same weights it is E_s W; of several
     erasers it holds the product, each at its own strength.
 
+    Args:
+        model: The names of the model's weights.
+
     Returns:
         `<name>.lora_up.weight` (d, r), `<name>.lora_down.weight` (r, in) and `<name>.alpha`, the
-        same for all, for every weight that changes: W gains (alpha / r) up down.
+        same for all, for every weight that changes: W gains (alpha / r) up down. Where keys or
+        values are rows of a larger weight, the other rows of `lora_up` are zero and parts of one
+        weight lie one after the other. A bias gains `<name>.diff_b`.
 
     Raises:
         EraserError: no erasers or nothing to change, an eraser of another architecture, or
             numbers that `dtype` cannot hold.
     """
-    for step in steps:
-        require_same_widths(step.eraser.widths, keys.widths(step.eraser.side))
+    for eraser in erasers:
+        require_same_widths(eraser.widths, model.widths(text=eraser.side == "text"))
     products = {
-        (layer, projection): found
-        for layer in keys.layers
-        for projection in ("to_k", "to_v")
-        if (found := _products(steps, layer, projection))
+        (site, role): found
+        for site in model.sites
+        for role in ROLES
+        if (found := _products(erasers, site, role))
     }
     if not products:
         raise EraserError("The erasers change nothing (strength or rank 0): there is no LoRA.")
+    changes: dict[str, _Change] = {}
+    for (site, role), found in products.items():
+        place = model.weight(site, role)
+        up, down = _factors(found, weights.weight(site, role))
+        bias, bias_place = weights.bias(site, role), model.bias(site, role)
+        change = changes.setdefault(model.lora_name(site, role), _Change())
+        change.add(place, up, down, sum(each.rank for each in found))
+        if bias is not None and bias_place is not None:
+            change.add_bias(bias_place, _changed(found, bias))
     # Loaders scale by alpha / r. One alpha for all, because diffusers mixes up several.
-    alpha = max(sum(each.rank for each in found) for found in products.values())
+    alpha = max(change.rank for change in changes.values())
     tensors: dict[str, Tensor] = {}
-    for (layer, projection), found in products.items():
-        up, down = _factors(found, weight_of(layer, projection))
-        module = f"{keys.diffusers_layer(layer)}.{projection}"
-        name = f"lora_unet_{module.replace('.', '_')}"
+    for name, change in changes.items():
+        up, down = torch.cat(change.ups, dim=1), torch.cat(change.downs)
         tensors[f"{name}.lora_up.weight"] = _rounded(up * (up.shape[1] / alpha), dtype, name)
         tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
         tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
+        if change.bias is not None:
+            tensors[f"{name}.diff_b"] = _rounded(change.bias, dtype, name)
     return tensors
+
+
+class _Change:
+    """What is added to one weight and its bias."""
+
+    def __init__(self) -> None:
+        self.ups: list[Tensor] = []
+        self.downs: list[Tensor] = []
+        self.rank = 0
+        self.bias: Tensor | None = None
+
+    def add(self, place: FileRows, up: Tensor, down: Tensor, rank: int) -> None:
+        whole = up.new_zeros(place.total, up.shape[1])
+        whole.narrow(0, place.start, place.count).copy_(up)
+        self.ups.append(whole)
+        self.downs.append(down)
+        self.rank += rank
+
+    def add_bias(self, place: FileRows, change: Tensor) -> None:
+        if self.bias is None:
+            self.bias = change.new_zeros(place.total)
+        self.bias.narrow(0, place.start, place.count).add_(change)
 
 
 def export_lora(
@@ -81,16 +127,25 @@ def export_lora(
         file.write(save(dict(tensors), metadata=dict(metadata)))
 
 
-def _products(steps: Sequence[Step], layer: str, projection: str) -> list[LayerEraser]:
+def _products(erasers: Sequence[Eraser], site: str, role: Role) -> list[LayerEraser]:
     """All erasers of one weight, first to last, as one for each side that changes anything."""
-    erasers = [
-        step.eraser.layers[layer].to("cpu", torch.float64).scaled(step.strength)
-        for step in steps
-        if projection in step.projections
+    layers = [
+        eraser.layers[site].to("cpu", torch.float64).scaled(eraser.strength)
+        for eraser in erasers
+        if role in eraser.roles
     ]
-    by_side = [[each for each in erasers if each.side == side] for side in SIDES]
+    by_side = [[each for each in layers if each.side == side] for side in SIDES]
     products = [product(each) for each in by_side if each]
     return [each for each in products if each.rank]
+
+
+def _changed(products: Sequence[LayerEraser], bias: Tensor) -> Tensor:
+    """What all products add to a bias (d,), float64."""
+    wide = bias.to("cpu", torch.float64)
+    edited = wide
+    for each in products:
+        edited = each.edit_weight(edited)
+    return edited - wide
 
 
 def _factors(products: Sequence[LayerEraser], weight: Tensor) -> tuple[Tensor, Tensor]:

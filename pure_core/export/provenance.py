@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from .. import __version__
-from ..eraser import PROJECTIONS, Edit, Eraser
-from ..errors import EraserError, ModelFileError, require_one_of
+from ..dates import today
+from ..eraser import Eraser
+from ..errors import ModelFileError
 
 KEY = "pure_erasure"
 """The entry in a file's metadata. Its value is JSON."""
@@ -19,56 +17,28 @@ KEY = "pure_erasure"
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class Step:
-    """One eraser as it is applied."""
-
-    eraser: Eraser
-    strength: float = 1.0
-    """1 erases as fitted, 0 changes nothing, below 0 amplifies."""
-
-    edit: Edit | None = None
-    """Which projections, or None for those that the eraser's method edits."""
-
-    def __post_init__(self) -> None:
-        if self.edit is not None:
-            require_one_of("edit", self.edit, PROJECTIONS, EraserError)
-        if not math.isfinite(self.strength):
-            raise EraserError(f"strength: expected a number, got {self.strength}.")
-
-    @property
-    def concept(self) -> str:
-        """What it erases, for messages."""
-        names = self.eraser.provenance.names
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        return f"'{names[0]}'{more}"
-
-    @property
-    def edited(self) -> Edit:
-        """Which projections are edited."""
-        return self.edit or self.eraser.provenance.edit
-
-    @property
-    def projections(self) -> tuple[str, ...]:
-        """The same as module names."""
-        return PROJECTIONS[self.edited]
-
-    def record(self) -> dict[str, Any]:
-        """What a file keeps of this step."""
-        made = asdict(self.eraser.provenance)
-        for name in ("source_sketch", "contribution"):  # long, of use in the eraser's own file
-            del made[name]
-        return {
-            **made,
-            "side": self.eraser.side,
-            "fingerprint": self.eraser.fingerprint,
-            "strength": self.strength,
-            "edit": self.edited,
-        }
+def applied_record(eraser: Eraser) -> dict[str, Any]:
+    """What a file keeps of an eraser that was applied."""
+    made = eraser.provenance
+    return {
+        "concepts": list(made.concepts),
+        "method": made.method,
+        "settings": made.settings,
+        "forget": made.forget.record(),
+        "retain": made.retain.record(),
+        "edit": eraser.edited,
+        "strength": eraser.strength,
+        "side": eraser.side,
+        "fingerprint": eraser.fingerprint,
+        "trajectory": made.trajectory and made.trajectory._asdict(),
+        "model": made.model.without_sketch(),
+        "created": made.created,
+        "plugin_version": made.plugin_version,
+    }
 
 
 def export_metadata(
-    steps: Sequence[Step],
+    erasers: Sequence[Eraser],
     source_name: str,
     source_fingerprint: str,
     before: Mapping[str, str] | None = None,
@@ -76,9 +46,9 @@ def export_metadata(
     """Metadata for an exported file; erasures that the source itself records come first."""
     record = {
         "version": VERSION,
-        "erasers": [*read_history(before or {}), *(step.record() for step in steps)],
+        "erasers": [*read_history(before or {}), *map(applied_record, erasers)],
         "source": {"name": source_name, "fingerprint": source_fingerprint},
-        "created": datetime.now(timezone.utc).date().isoformat(),
+        "created": today(),
         "plugin_version": __version__,
     }
     return {KEY: json.dumps(record)}

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..eraser import LayerEraser, require_same_widths
+from ..eraser import Eraser, LayerEraser, require_same_widths
 from ..errors import EraserError, ModelFileError, PureError
-from ..safetensors_file import SafetensorsFile
+from ..families import FileRows, ModelFile, Role, model_in_file
+from ..files.safetensors_file import SafetensorsFile
 from ..sketch import SAME, difference, sketch
-from .provenance import Step
-from .unet import UNetKeys
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Source:
     """A checkpoint or U-Net file."""
 
     file: SafetensorsFile
-    keys: UNetKeys
+    model: ModelFile
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], steps: Sequence[Step], any_source: bool = False
+        cls, path: str | os.PathLike[str], erasers: Sequence[Eraser], any_source: bool = False
     ) -> Source:
         """Read a file's header and check that the erasers belong to it.
 
@@ -42,71 +42,90 @@ class Source:
                 model than the erasers' while `any_source` is off.
             EraserError: no erasers, or one of another architecture.
         """
-        if not steps:
+        if not erasers:
             raise EraserError("Expected at least one eraser, got none.")
         file = SafetensorsFile.open(path)
         shapes = {name: entry.shape for name, entry in file.entries.items()}
-        source = cls(file, UNetKeys.find(shapes, file.path.name))
-        for step in steps:
-            source._require_architecture(step)
+        source = cls(file, model_in_file(shapes, file.path.name))
+        for eraser in erasers:
+            source._require_architecture(eraser)
             if not any_source:
-                source._require_same_model(step)
+                source._require_same_model(eraser)
         return source
 
-    def _require_architecture(self, step: Step) -> None:
+    def _require_architecture(self, eraser: Eraser) -> None:
         try:
-            require_same_widths(step.eraser.widths, self.keys.widths(step.eraser.side))
+            require_same_widths(eraser.widths, self.model.widths(text=eraser.side == "text"))
         except EraserError as error:
             raise EraserError(
-                f"The eraser of {step.concept} was fitted on another "
+                f"The eraser of {eraser.provenance.title} was fitted on another "
                 f"architecture than '{self.file.path.name}'. {error}"
             ) from error
 
-    def _require_same_model(self, step: Step) -> None:
-        made = step.eraser.provenance
-        name = f"the eraser of {step.concept}"
-        if made.source_sketch.keys() != step.eraser.layers.keys():
+    def _require_same_model(self, eraser: Eraser) -> None:
+        made = eraser.provenance
+        name = f"the eraser of {made.title}"
+        if made.model.sketch.keys() != eraser.layers.keys():
             raise ModelFileError(
                 f"It cannot be told whether '{self.file.path.name}' is the model {name} was fitted "
                 "on: the eraser comes from several models or does not say. If it is meant for "
                 "this file, allow any source (any_source)."
             )
-        apart = difference(made.source_sketch, self.sketches)
+        apart = difference(made.model.sketch, self.sketches)
         if not apart <= SAME:  # NaN is not
             raise ModelFileError(
                 f"'{self.file.path.name}' is not the model {name} was fitted on "
-                f"({made.source_name}), or it has changed since: the weights differ by "
+                f"({made.model.name}), or it has changed since: the weights differ by "
                 f"{apart:.1%}. Fit the eraser on this file, loaded in its own precision; or allow "
                 "any source (any_source), if it is a fine-tune that the eraser is meant for."
             )
 
     @cached_property
     def sketches(self) -> dict[str, float]:
-        """Layer -> sketch of its value projection, read once for all erasers."""
-        return {layer: sketch(self.weight(layer, "to_v")) for layer in self.keys.layers}
+        """Site -> sketch of its value projection, read once for all erasers."""
+        return {site: sketch(self.weight(site, "values")) for site in self.model.sites}
 
-    def weight(self, layer: str, projection: str) -> Tensor:
-        """W_K or W_V of a layer, (d, in), in the file's type."""
-        return self.file.read(self.keys.weight(layer, projection))
+    def weight(self, site: str, role: Role) -> Tensor:
+        """W_K or W_V of a site, (d, in), in the file's type."""
+        return self._read(self.model.weight(site, role))
 
-    def edits(self, steps: Sequence[Step]) -> dict[str, Callable[[Tensor], Tensor]]:
+    def bias(self, site: str, role: Role) -> Tensor | None:
+        """Their bias (d,), if they have one."""
+        place = self.model.bias(site, role)
+        return None if place is None else self._read(place)
+
+    def _read(self, place: FileRows) -> Tensor:
+        return self.file.read(place.tensor).narrow(0, place.start, place.count)
+
+    def edits(self, erasers: Sequence[Eraser]) -> dict[str, Callable[[Tensor], Tensor]]:
         """Tensor name -> what is done to it: every eraser in order, in float32 or better."""
-        chains: dict[str, list[tuple[LayerEraser, float]]] = {}
-        for step in steps:
-            for layer, eraser in step.eraser.layers.items():
-                if step.strength == 0 or eraser.rank == 0:
+        chains: dict[str, list[_Edit]] = {}
+        for eraser in erasers:
+            for site, layer in eraser.layers.items():
+                if eraser.strength == 0 or layer.rank == 0:
                     continue
-                for projection in step.projections:
-                    key = self.keys.weight(layer, projection)
-                    chains.setdefault(key, []).append((eraser, step.strength))
-        return {key: partial(_edit, chain=chain) for key, chain in chains.items()}
+                for role in eraser.roles:
+                    places = (self.model.weight(site, role), self.model.bias(site, role))
+                    for place in filter(None, places):
+                        chain = chains.setdefault(place.tensor, [])
+                        chain.append(_Edit(place, layer, eraser.strength))
+        return {tensor: partial(_edited, chain=chain) for tensor, chain in chains.items()}
 
 
-def _edit(weight: Tensor, chain: Sequence[tuple[LayerEraser, float]]) -> Tensor:
-    """Every edit in order, rounded by nobody in between."""
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    for eraser, strength in chain:
-        wide = eraser.edit_weight(wide, strength)
+class _Edit(NamedTuple):
+    """One eraser on some rows of a tensor."""
+
+    place: FileRows
+    layer: LayerEraser
+    strength: float
+
+
+def _edited(tensor: Tensor, chain: Sequence[_Edit]) -> Tensor:
+    """Every edit in order, without rounding in between."""
+    wide = tensor.to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+    for place, layer, strength in chain:
+        rows = wide.narrow(0, place.start, place.count)
+        rows.copy_(layer.edit_weight(rows, strength))
     return wide
 
 

@@ -1,93 +1,34 @@
-"""The methods that turn activations into an eraser, by name."""
+"""The methods that turn captured activations or encoded prompts into an eraser, by name.
+
+One file each, found by being here and having a `METHOD`: see `method.py`. `fitting.py` runs one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TypeVar
 
-from torch import Tensor
+from .method import ActivationMethod, Method, Setting, TextMethod
 
-from ..activations import Activations
-from ..eraser import Edit, Eraser, LayerEraser
-from ..progress import Progress, no_progress
-from . import leace, mosaic, pure, ridge
-from .common import by_name
-from .leace import fit_leace
-from .mosaic import fit_mosaic, join_mosaic
-from .pure import fit_pure, join_pure
-from .ridge import fit_ridge, join_ridge
+__all__ = ["METHODS", "TEXT_METHODS", "ActivationMethod", "Method", "Setting", "TextMethod"]
 
-__all__ = ["METHODS", "Join", "Method", "fit", "fit_leace", "fit_mosaic", "fit_pure", "fit_ridge"]
+M = TypeVar("M", bound=Method)
 
-Join = Callable[
-    [
-        Sequence[LayerEraser],
-        Sequence[float],
-        Tensor | None,
-        Mapping[str, float | str],
-        Sequence[int],
-    ],
-    LayerEraser,
-]
-"""(one layer of every eraser, their shares of all rows, retain rows or None, settings, how many
-concepts each has) -> the layer of all."""
+ORDER = ("pure", "ridge", "mosaic", "leace", "uce", "cure", "rece", "speed", "oce")
+"""Names that come first, in the order of the menus; others follow by name."""
 
 
-class Method(NamedTuple):
-    """One way to fit an eraser."""
-
-    fit: Callable[..., Eraser]
-    """(forget, retain or None, **settings) -> Eraser."""
-
-    edit: Edit
-    """The projections it edits unless asked otherwise."""
-
-    settings: tuple[str, ...]
-    """Names of its settings."""
-
-    join: Join | None = None
-    """Several concepts' erasers as the one that fitting all at once gives, or None if they do not
-    hold what that takes."""
-
-    own_retain: bool = False
-    """Whether joining needs the very retain rows that every concept was fitted with."""
-
-    needs_retain: bool = True
-    """Whether it cannot be fitted without neighbours."""
-
-    cells: int = 1
-    """With how many cells its activations are best captured; 1 for whole pictures, which is all
-    that it is given."""
+def _found(kind: type[M]) -> dict[str, M]:
+    modules = (import_module(f"{__name__}.{each.name}") for each in iter_modules(__path__))
+    methods = [each.METHOD for each in modules if isinstance(getattr(each, "METHOD", None), kind)]
+    place = {name: number for number, name in enumerate(ORDER)}
+    methods.sort(key=lambda method: (place.get(method.name, len(ORDER)), method.name))
+    return {method.name: method for method in methods}
 
 
-METHODS: dict[str, Method] = {
-    "pure": Method(
-        fit_pure, pure.EDIT, ("forget_energy", "retain_energy"), join_pure, needs_retain=False
-    ),
-    "ridge": Method(fit_ridge, ridge.EDIT, ("keep", "damping", "overshoot"), join_ridge, True),
-    "mosaic": Method(
-        fit_mosaic, mosaic.EDIT, ("keep", "damping", "reach"), join_mosaic, own_retain=True, cells=4
-    ),
-    "leace": Method(fit_leace, leace.EDIT, ("shrinkage",)),
-}
+METHODS = _found(ActivationMethod)
+"""Name -> method on activations."""
 
-
-def fit(
-    method: str,
-    forget: Activations,
-    retain: Activations | None,
-    progress: Progress = no_progress,
-    **settings: float,
-) -> Eraser:
-    """Fit an eraser by a method's name; progress is told in layers.
-
-    Settings of other methods are ignored, so a form that shows all of them can pass all.
-
-    Raises:
-        FitError: unknown method or setting, a setting out of range, or forget and retain
-            captured in different ways.
-    """
-    chosen, own = by_name(METHODS, method, settings)
-    if chosen.cells == 1:
-        forget, retain = forget.pooled(), retain and retain.pooled()
-    return chosen.fit(forget, retain, **own, progress=progress)
+TEXT_METHODS = _found(TextMethod)
+"""Name -> method on encoded prompts."""

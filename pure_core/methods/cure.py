@@ -15,38 +15,33 @@ padding, which every prompt shares and which would be the leading direction.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..bases import fit_basis
-from ..eraser import Edit, Eraser
-from ..progress import Progress, no_progress
+from ..progress import Progress
 from ..text import TextTask
-from .common import check_number, everywhere, fitted_text
+from .method import Factors, Setting, TextEdit, TextMethod
 
-EDIT: Edit = "keys and values"
+ALPHA = Setting(
+    "alpha",
+    2.0,
+    "A factor, not a number of directions: the higher it is, the more of a concept's directions "
+    "count. The authors use 2 for objects and artists, 5 for unsafe content.",
+    least=1,
+    most=1000,
+    step=0.1,
+)
 
 
-@torch.no_grad()
-def fit_cure(task: TextTask, alpha: float = 2.0, *, progress: Progress = no_progress) -> Eraser:
-    """Fit CURE.
-
-    Args:
-        alpha: a >= 1. 1 weighs a direction by its share of energy; the higher, the more of them
-            count fully.
-
-    Raises:
-        FitError: alpha below 1.
-    """
-    check_number("alpha", alpha, least=1)
+def solve(task: TextTask, progress: Progress, alpha: float) -> TextEdit:
+    """One edit for keys and values of all layers."""
     retain = None if task.retain is None else task.retain.words
     factors = cure_factors(task.forget.words, retain, alpha)
     progress(1, 1)
-    layers = everywhere(task, *factors, task.forget.words)
-    return fitted_text("cure", {"alpha": alpha}, EDIT, layers, task)
+    return TextEdit(*factors, task.forget.words)
 
 
-def cure_factors(forget: Tensor, retain: Tensor | None, alpha: float) -> tuple[Tensor, Tensor]:
+def cure_factors(forget: Tensor, retain: Tensor | None, alpha: float) -> Factors:
     """L = V_f diag(f) (D, r) and R = V_f^T (I - P_r) (r, D), so that E = I - L R.
 
     Args:
@@ -66,3 +61,14 @@ def _spectral(rows: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     basis = fit_basis(rows, 1.0)
     share = basis.singular_values.square() / basis.total_energy
     return basis.vectors, alpha * share / ((alpha - 1) * share + 1)
+
+
+METHOD = TextMethod(
+    name="cure",
+    summary="Projects the concept's token directions out, except what the retained ones use.",
+    source="Das Biswas et al., arXiv 2505.12677",
+    edit="keys and values",
+    settings=(ALPHA,),
+    presets={"objects and artists": {"alpha": 2.0}, "unsafe content": {"alpha": 5.0}},
+    solve=solve,
+)

@@ -22,13 +22,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..eraser import Edit, Eraser, LayerEraser, product
+from ..eraser import LayerEraser, product
 from ..errors import FitError
-from ..progress import Progress, no_progress
+from ..progress import Progress
 from ..text import TextTask
-from .common import everywhere, fitted_text
-
-EDIT: Edit = "keys and values"
+from .method import TextEdit, TextMethod
 
 OUTSIDE = 1e-10
 """Squared norm outside the retained span from which a token is edited."""
@@ -37,9 +35,8 @@ PRESENT = 1e-6
 """Singular value from which a retained direction counts."""
 
 
-@torch.no_grad()
-def fit_double_projections(task: TextTask, *, progress: Progress = no_progress) -> Eraser:
-    """Fit Double Projections.
+def solve(task: TextTask, progress: Progress) -> TextEdit:
+    """One edit for keys and values of all layers.
 
     Raises:
         FitError: every token of the concept is among the retained ones.
@@ -61,8 +58,7 @@ def fit_double_projections(task: TextTask, *, progress: Progress = no_progress) 
             "can be erased without changing those. Use fewer retain prompts."
         )
     whole = product(edits)
-    layers = everywhere(task, whole.proj_left, whole.proj_right, task.forget.words)
-    return fitted_text("double projections", {}, EDIT, layers, task)
+    return TextEdit(whole.proj_left, whole.proj_right, task.forget.words)
 
 
 def proxy(token: Tensor, anchor: Tensor) -> Tensor:
@@ -80,3 +76,13 @@ def outside_of(retain: Tensor | None) -> Callable[[Tensor], Tensor]:
     _, values, vectors = torch.linalg.svd(retain, full_matrices=False)
     kept = vectors[values > PRESENT]
     return lambda token: token - kept.T @ (kept @ token)
+
+
+METHOD = TextMethod(
+    name="double projections",
+    summary="Moves the concept's tokens to the anchor's part of them, outside what is retained.",
+    source="Zhang et al., arXiv 2604.10032",
+    edit="keys and values",
+    settings=(),
+    solve=solve,
+)

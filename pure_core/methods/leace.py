@@ -19,67 +19,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..activations import Activations
-from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import FitError
-from ..progress import Progress, no_progress
-from ..thin import thin_product
-from .common import check_number, fitted, require_comparable, scaled_rows
+from ..low_rank import thin_product
+from .method import ActivationMethod, Factors, LayerRows, Remedies, Setting
 
-EDIT: Edit = "values"
-
-
-@torch.no_grad()
-def fit_leace(
-    forget: Activations,
-    retain: Activations | None,
-    shrinkage: float = 0.01,
-    *,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit LEACE in every layer.
-
-    Args:
-        forget: Activations of the concepts' prompts.
-        retain: Activations of their neighbours' prompts, captured in the same way.
-        shrinkage: Share of the covariance that is replaced by its mean times the identity, in
-            (0, 1].
-
-    Raises:
-        FitError: no retain rows, shrinkage out of its range, or activations captured in different
-            ways.
-    """
-    if retain is None:
-        raise FitError(
-            "LEACE makes the concept look like its neighbours and needs their activations: connect "
-            "'retain', or use the method 'pure'."
-        )
-    check_number("shrinkage", shrinkage, above=0, most=1)
-    require_comparable(forget, retain)
-    sizes = [count * forget.settings.per_prompt for count in forget.groups]
-    layers = {}
-    for done, (name, rows) in enumerate(forget.rows.items(), start=1):
-        left, right = leace_factors(rows.double(), sizes, retain.rows[name].double(), shrinkage)
-        left, right = thin_product(left, right)
-        layers[name] = LayerEraser(left.float(), right.float(), scaled_rows(rows))
-        progress(done, len(forget.rows))
-    return fitted("leace", {"shrinkage": shrinkage}, EDIT, layers, forget=forget, retain=retain)
+SHRINKAGE = Setting(
+    "shrinkage",
+    0.01,
+    "Share of the activations' covariance that is replaced by its mean. Higher trusts the measured "
+    "covariance less.",
+    least=0,
+    most=1,
+    above=True,
+    step=0.001,
+    advanced=True,
+)
 
 
-def leace_factors(
-    forget: Tensor, sizes: list[int], retain: Tensor, shrinkage: float
-) -> tuple[Tensor, Tensor]:
+def solve(rows: LayerRows, shrinkage: float) -> Factors:
+    """The eraser of one layer."""
+    assert rows.retain_rows is not None
+    owners = torch.tensor(rows.forget.anchors.owners)
+    of_row = owners.repeat_interleave(rows.forget.trajectory.rows_per_anchor)
+    forget, retain = rows.forget_rows.double(), rows.retain_rows.double()
+    return thin_product(*leace_factors(forget, of_row, retain, shrinkage))
+
+
+def leace_factors(forget: Tensor, owners: Tensor, retain: Tensor, shrinkage: float) -> Factors:
     """L = S (d, k) and R = (S^T V^-1 S)^+ S^T V^-1 (k, d), so that E = I - L R.
 
     Args:
-        forget: (n_F, d), float64, one concept's rows after the other's.
-        sizes: How many rows each of the k concepts has.
+        forget: (n_F, d), float64.
+        owners: (n_F,), for every row the number of its concept, 0 to k - 1.
         retain: (n_R, d).
     """
     rows = torch.cat([forget, retain])
-    labels = torch.zeros(len(rows), len(sizes), dtype=rows.dtype)
-    owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    labels[torch.arange(len(forget)), owner] = 1
+    labels = torch.zeros(len(rows), int(owners.max()) + 1, dtype=rows.dtype)
+    labels[torch.arange(len(forget)), owners] = 1
     centred = rows - rows.mean(dim=0)
     together = centred.T @ (labels - labels.mean(dim=0)) / (len(rows) - 1)
     spread = centred.T @ centred / (len(rows) - 1)
@@ -89,3 +64,17 @@ def leace_factors(
     explained = together.T @ solved
     noise = 1e-12 * float(labels.var(dim=0).max())  # of labels that no row tells apart
     return together, torch.linalg.pinv(explained, atol=noise, hermitian=True) @ solved.T
+
+
+METHOD = ActivationMethod(
+    name="leace",
+    summary="Makes the concept linearly unreadable in the activations; edits values only.",
+    source="Belrose et al., arXiv 2306.03819; its place in attention is ours",
+    edit="values",
+    settings=(SHRINKAGE,),
+    solve=solve,
+    remedies=Remedies(
+        little_removed="LEACE goes no further: raise strength, or use the method ridge.",
+        little_kept="Raise shrinkage (now {shrinkage}), or use a lower strength.",
+    ),
+)

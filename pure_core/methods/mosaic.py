@@ -1,7 +1,7 @@
 """Mosaic (ours): the ridge eraser on parts of the picture, each phrasing towards its own.
 
 Like the ridge eraser it sends the concept's rows to where its neighbours are, keeps theirs, and
-changes little else; A, keep and damping are those of `ridge.py`. Two things differ.
+changes little else. Two things differ.
 
 Rows are averages over the cells of a grid, not over the whole picture: h at different places weighs
 the prompt's tokens differently, and a mean over all of them hides directions that carry the concept
@@ -21,102 +21,86 @@ concepts of the small model, the curve between them is a guess.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
 from ..activations import Activations
-from ..eraser import Edit, Eraser, LayerEraser
-from ..phrasings import alike
-from ..progress import Progress, no_progress
-from .common import check_number, fitted, scaled_rows
-from .ridge import join_ridge, require_neighbours, ridge_factors
-
-EDIT: Edit = "values"
+from ..eraser import LayerEraser
+from .least_squares import DAMPING, KEEP, join_least_squares, least_squares_factors
+from .method import ActivationMethod, Factors, JoinTask, LayerRows, Remedies, Setting
 
 BEYOND = 0.6
 """How far beyond its neighbours' mean a single concept is sent."""
 
-
-@torch.no_grad()
-def fit_mosaic(
-    forget: Activations,
-    retain: Activations | None,
-    keep: float = 10.0,
-    damping: float = 0.3,
-    reach: float = 0.0,
-    *,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit the mosaic eraser in every layer.
-
-    Args:
-        forget: Activations of the concepts' prompts, best captured with 4 cells.
-        retain: Activations of their neighbours' prompts, in the same phrasings.
-        keep: lambda >= 0. Higher keeps the neighbours better and erases less.
-        damping: mu > 0. Higher changes less in directions that few rows use.
-        reach: How far towards the neighbours' mean the forget rows are sent, >= 0; 1 is there, 0
-            is 1 + 0.6 / k^(1/3) for k concepts.
-
-    Raises:
-        FitError: no retain rows, settings out of range, activations captured in different ways,
-            or a layer whose retain rows are all zero.
-    """
-    retain = require_neighbours("mosaic", forget, retain)
-    check_number("keep", keep, least=0)
-    check_number("damping", damping, above=0)
-    check_number("reach", reach, least=0)
-    settings: dict[str, float | str] = {"keep": keep, "damping": damping, "reach": reach}
-    reach = reach or usual_reach(len(forget.groups))
-    pairs = alike(forget.prompts, forget.groups, retain.prompts)
-    layers = {}
-    for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
-        left, right = ridge_factors(
-            rows.double(),
-            targets(retain, layer, pairs),
-            retain.rows[layer].double(),
-            keep,
-            damping,
-        )
-        layers[layer] = LayerEraser((reach * left).float(), right.float(), scaled_rows(rows))
-        progress(done, len(forget.rows))
-    return fitted("mosaic", settings, EDIT, layers, forget=forget, retain=retain)
+REACH = Setting(
+    "reach",
+    0.0,
+    "How far the concept is sent. 1 is the neighbours' mean, more goes beyond it and erases what 1 "
+    "leaves. 0 chooses: 1.6 for one concept, less for more of them.",
+    least=0,
+    most=5,
+    step=0.05,
+    advanced=True,
+)
 
 
-@torch.no_grad()
-def join_mosaic(
-    layers: Sequence[LayerEraser],
-    weights: Sequence[float],
-    retain: Tensor | None,
-    settings: Mapping[str, float | str],
-    concepts: Sequence[int],
-) -> LayerEraser:
-    """The mosaic eraser of several concepts: as the ridge eraser's, at the reach of all of them.
+def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors:
+    """The eraser of one layer."""
+    forget, retain = rows.forget, rows.retain
+    assert retain is not None
+    left, right = least_squares_factors(
+        rows.forget_rows.double(),
+        targets(retain, rows.layer, forget.anchors.same_phrasing(retain.anchors)),
+        retain.rows[rows.layer].double(),
+        keep,
+        damping,
+    )
+    return (reach or usual_reach(len(forget.anchors.concepts))) * left, right
+
+
+def join(task: JoinTask) -> LayerEraser:
+    """The eraser of several concepts: as the ridge eraser's, at the reach of all of them.
 
     Raises:
         EraserError: an eraser without the rows it was fitted on.
     """
-    if settings["reach"]:
-        return join_ridge(layers, weights, retain, settings, concepts)
-    pairs = zip(layers, concepts, strict=True)
-    alone = [layer.scaled(1 / usual_reach(count)) for layer, count in pairs]
-    joined = join_ridge(alone, weights, retain, settings, concepts)
-    return joined.scaled(usual_reach(sum(concepts)))
+    if task.settings[REACH.name]:
+        return join_least_squares(task)
+    pairs = zip(task.layers, task.concepts, strict=True)
+    at_mean = [layer.scaled(1 / usual_reach(count)) for layer, count in pairs]
+    joined = join_least_squares(task._replace(layers=at_mean))
+    return joined.scaled(usual_reach(sum(task.concepts)))
 
 
 def usual_reach(concepts: int) -> float:
-    """How far so many concepts are sent that are erased at once."""
+    """How far concepts are sent, by how many are erased at once."""
     reach: float = 1 + BEYOND / concepts ** (1 / 3)
     return reach
 
 
 def targets(retain: Activations, layer: str, pairs: list[list[int]]) -> Tensor:
-    """T_F (n_F, d), float64: for every forget row the mean over its prompt's counterparts.
+    """T_F (n_F, d), float64: for every forget row the mean over its anchor's counterparts.
 
     Args:
-        pairs: For every forget prompt, the numbers of the retain prompts in its phrasing.
+        pairs: For every forget anchor, the numbers of the retain anchors in its phrasing.
     """
     grid = retain.grid(layer).double()
     means = [grid[each].mean(dim=0) for each in pairs]
     return torch.stack(means).flatten(0, 2)
+
+
+METHOD = ActivationMethod(
+    name="mosaic",
+    summary="Ridge on parts of the picture, phrasing by phrasing; for many concepts at once.",
+    source="ours",
+    edit="values",
+    settings=(KEEP, DAMPING, REACH),
+    solve=solve,
+    remedies=Remedies(
+        little_removed="Raise reach (now {reach}), or lower keep (now {keep}) or damping.",
+        little_kept="Raise keep (now {keep}), or use a lower strength.",
+    ),
+    join=join,
+    joins_own_retain=True,
+    cells=4,
+)

@@ -24,57 +24,40 @@ import torch
 from torch import Tensor
 
 from ..bases import fit_basis
-from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import FitError
-from ..progress import Progress, no_progress
+from ..low_rank import thin_product
 from ..text import TextTask
-from ..thin import thin_product
-from .common import check_number, fitted_text, scaled_rows
+from .method import Setting, TextEdit, TextMethod
+from .uce import PRESERVE
 
-EDIT: Edit = "values"
+ROTATION = Setting(
+    "rotation",
+    200.0,
+    "Weight of turning the concept away (e / l).",
+    least=0,
+    most=1e6,
+    above=True,
+    step=1,
+    advanced=True,
+)
 
 
-@torch.no_grad()
-def fit_oce(
-    task: TextTask,
-    rotation: float = 200.0,
-    preserve: float = 1.0,
-    *,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit OCE.
-
-    Args:
-        rotation: e / l > 0. Higher turns the concept further away.
-        preserve: p / l >= 0, weight of the retain prompts' last tokens.
-
-    Raises:
-        FitError: no retain prompts, or a setting out of its range.
-    """
-    check_number("rotation", rotation, above=0)
-    check_number("preserve", preserve, least=0)
-    if task.retain is None:
-        raise FitError("OCE needs ordinary prompts to keep angles for: give some in 'retain'.")
+def solve_layer(task: TextTask, layer: str, rotation: float, preserve: float) -> TextEdit:
+    """The rotation of one layer's values."""
+    assert task.retain is not None
     read = task.retain.read
-    ordinary = read.T @ read / len(read)
-    layers = {}
-    for done, name in enumerate(task.model.layers, start=1):
-        weight = task.model.weight_of(name, "to_v").double()
-        forget = task.forget.last @ weight.T
-        turned = oce_rotation(
-            weight,
-            forget,
-            task.anchor.last @ weight.T,
-            task.retain.last @ weight.T,
-            ordinary,
-            rotation=rotation,
-            preserve=preserve,
-        )
-        eye = torch.eye(len(weight), dtype=torch.float64)
-        left, right = thin_product(eye - turned, eye)
-        layers[name] = LayerEraser(left.float(), right.float(), scaled_rows(forget).float())
-        progress(done, len(task.model.layers))
-    return fitted_text("oce", {"rotation": rotation, "preserve": preserve}, EDIT, layers, task)
+    weight = task.model.weight_of(layer, "values").double()
+    forget = task.forget.last @ weight.T
+    turned = oce_rotation(
+        weight,
+        forget,
+        task.anchor.last @ weight.T,
+        task.retain.last @ weight.T,
+        read.T @ read / len(read),
+        rotation=rotation,
+        preserve=preserve,
+    )
+    eye = torch.eye(len(weight), dtype=torch.float64)
+    return TextEdit(*thin_product(eye - turned, eye), forget)
 
 
 def oce_rotation(
@@ -115,3 +98,15 @@ def _projection(values: Tensor) -> Tensor:
     sizes = values.norm(dim=1, keepdim=True).clamp(min=1e-30)
     vectors = fit_basis(values / sizes, 1.0).vectors
     return vectors @ vectors.T
+
+
+METHOD = TextMethod(
+    name="oce",
+    summary="Rotates the values so that the concept's direction goes away and angles stay.",
+    source="Sun et al., arXiv 2605.28902",
+    edit="values",
+    settings=(ROTATION, PRESERVE),
+    solve_layer=solve_layer,
+    layer_side="activations",
+    needs_retain=True,
+)

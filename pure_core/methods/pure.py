@@ -1,65 +1,53 @@
 """PURE as published: project the concept's directions out, except what its neighbours use.
 
-Moon et al., "PURE", arXiv 2605.25765, step 3: E = I - P_F (I - P_R).
+Moon et al., "PURE", arXiv 2605.25765, step 3: E = I - P_F (I - P_R), with P_F and P_R the
+projections onto the leading directions of forget and retain rows. It is the M nearest to I - P_F
+with M P_R = P_R (the authors' later manuscript, where the method is called CASE).
+
+Of several concepts, V_F is one basis over the rows of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import torch
 from torch import Tensor
 
-from ..activations import Activations
-from ..bases import check_energy, fit_basis
-from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import EraserError
-from ..progress import Progress, no_progress
-from .common import fitted, mixed_rows, require_comparable, scaled_rows
+from ..bases import fit_basis
+from ..eraser import LayerEraser
+from .method import ActivationMethod, Factors, JoinTask, LayerRows, Remedies, Setting
+from .rows import mixed_rows
 
-EDIT: Edit = "keys and values"
+FORGET_ENERGY = Setting(
+    "forget_energy",
+    0.9999,
+    "Share of the forget activations' energy (cumulative variance) that is projected out. Higher "
+    "removes more directions. The authors use 0.95 to 0.99 on SDXL and 0.50 to 0.99 on FLUX; the "
+    "small U-Net of this project needs 0.9999.",
+    least=0,
+    most=1,
+    above=True,
+    step=0.0001,
+)
 
-
-@torch.no_grad()
-def fit_pure(
-    forget: Activations,
-    retain: Activations | None,
-    forget_energy: float = 0.99,
-    retain_energy: float = 0.7,
-    *,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit E = I - P_F (I - P_R) in every layer.
-
-    Of several concepts, V_F is one basis over the rows of all.
-
-    Args:
-        forget: Activations of the concepts' prompts.
-        retain: Activations of its neighbours' prompts. Without them P_R = 0, and E removes
-            what the concept shares with everything else too.
-        forget_energy: Share of the forget rows' energy that V_F holds, in (0, 1].
-        retain_energy: Share of the retain rows' energy that V_R holds, in (0, 1]. The higher,
-            the more of the concept is kept with its neighbours.
-
-    Raises:
-        FitError: energy outside (0, 1], or activations captured in different ways.
-    """
-    check_energy("forget_energy", forget_energy)
-    check_energy("retain_energy", retain_energy)
-    require_comparable(forget, retain)
-    layers = {}
-    for done, (layer, rows) in enumerate(forget.rows.items(), start=1):
-        kept = None if retain is None else fit_basis(retain.rows[layer], retain_energy).vectors
-        left, right = pure_factors(fit_basis(rows, forget_energy).vectors, kept)
-        layers[layer] = LayerEraser(left.float(), right.float(), scaled_rows(rows))
-        progress(done, len(forget.rows))
-    settings: dict[str, float | str] = {"forget_energy": forget_energy}
-    if retain is not None:
-        settings["retain_energy"] = retain_energy
-    return fitted("pure", settings, EDIT, layers, forget=forget, retain=retain)
+RETAIN_ENERGY = Setting(
+    "retain_energy",
+    0.3,
+    "Share of the retain activations' energy that is protected. Where the neighbours' directions "
+    "contain the concept, a high value keeps the concept too: lower it if the report says that "
+    "little is removed. The authors publish no value; the small U-Net of this project needs 0.3.",
+    least=0,
+    most=1,
+    above=True,
+)
 
 
-def pure_factors(forget: Tensor, retain: Tensor | None) -> tuple[Tensor, Tensor]:
+def solve(rows: LayerRows, forget_energy: float, retain_energy: float) -> Factors:
+    """E = I - P_F (I - P_R) of one layer; without neighbours P_R = 0."""
+    retain = rows.retain_rows
+    kept = None if retain is None else fit_basis(retain, retain_energy).vectors
+    return pure_factors(fit_basis(rows.forget_rows, forget_energy).vectors, kept)
+
+
+def pure_factors(forget: Tensor, retain: Tensor | None) -> Factors:
     """L = V_F of shape (d, r) and R = V_F^T (I - P_R) of shape (r, d), float64.
 
     P_F (I - P_R) = V_F V_F^T (I - V_R V_R^T), so L R is the published edit with rank r <= r_F
@@ -75,32 +63,38 @@ def pure_factors(forget: Tensor, retain: Tensor | None) -> tuple[Tensor, Tensor]
     return left, right.contiguous()
 
 
-@torch.no_grad()
-def join_pure(
-    layers: Sequence[LayerEraser],
-    weights: Sequence[float],
-    retain: Tensor | None,
-    settings: Mapping[str, float | str],
-    _concepts: Sequence[int],
-) -> LayerEraser:
+def join(task: JoinTask) -> LayerEraser:
     """PURE for several concepts: one V_F over all forget rows, protected by one V_R.
 
-    Args:
-        weights: Each eraser's share of all forget rows.
-        retain: (n_R, d), rows to protect; None for P_R = 0.
-
     Raises:
-        EraserError: an eraser without the rows it was fitted on, or neighbours for erasers that
-            were fitted without.
+        EraserError: an eraser without the rows it was fitted on.
     """
-    rows = mixed_rows(layers, weights)
+    rows = mixed_rows(task.layers, task.shares)
     kept = None
-    if retain is not None:
-        if "retain_energy" not in settings:
-            raise EraserError(
-                "The erasers were fitted without neighbours, so there is no retain energy to "
-                "protect these with. Disconnect 'retain', or fit the concepts again with it."
-            )
-        kept = fit_basis(retain, float(settings["retain_energy"])).vectors
-    left, right = pure_factors(fit_basis(rows, float(settings["forget_energy"])).vectors, kept)
+    if task.retain is not None:
+        kept = fit_basis(task.retain, float(task.settings[RETAIN_ENERGY.name])).vectors
+    forget = fit_basis(rows, float(task.settings[FORGET_ENERGY.name])).vectors
+    left, right = pure_factors(forget, kept)
     return LayerEraser(left.float(), right.float(), rows.float())
+
+
+METHOD = ActivationMethod(
+    name="pure",
+    summary="The published projection: removes the concept's directions from keys and values.",
+    source="Moon et al., arXiv 2605.25765",
+    edit="keys and values",
+    settings=(FORGET_ENERGY, RETAIN_ENERGY),
+    presets={
+        "authors' range": {"forget_energy": 0.99, "retain_energy": 0.7},
+        "small U-Net": {"forget_energy": 0.9999, "retain_energy": 0.3},
+    },
+    solve=solve,
+    remedies=Remedies(
+        little_removed="The neighbours' directions hold the rest: lower retain_energy (now "
+        "{retain_energy}), or use the method ridge.",
+        little_kept="Raise retain_energy (now {retain_energy}), or use a lower strength.",
+        without_retain="Raise strength or forget_energy (now {forget_energy}).",
+    ),
+    join=join,
+    needs_retain=False,
+)

@@ -20,47 +20,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import FitError
-from ..progress import Progress, no_progress
+from ..eraser import LayerEraser
+from ..families import ROLES
+from ..low_rank import thin_product
+from ..progress import Progress
 from ..text import TextTask
-from ..thin import thin_product
-from .common import check_number, everywhere, fitted_text
-from .uce import Tokens, check_weights, settings_of, uce_factors, uce_rows
+from .method import Setting, TextEdit, TextMethod
+from .uce import ERASE, PRESERVE, RIDGE, TOKEN_CHOICE, uce_factors, uce_rows
 
-EDIT: Edit = "keys and values"
+ROUNDS = Setting(
+    "rounds",
+    5,
+    "How often what brings the concept back is erased as well; 0 is UCE alone.",
+    least=0,
+    most=100,
+    step=1,
+    advanced=True,
+)
+RECOVERY = Setting(
+    "recovery",
+    0.1,
+    "What keeps the vectors small that bring the concept back (m).",
+    least=0,
+    most=100,
+    above=True,
+    step=0.001,
+    advanced=True,
+)
 
 
-@torch.no_grad()
-def fit_rece(
+def solve(
     task: TextTask,
-    *,
-    erase: float = 1.0,
-    preserve: float = 1.0,
-    ridge: float = 0.5,
-    tokens: Tokens = "last",
-    rounds: int = 5,
-    recovery: float = 0.1,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit RECE.
-
-    Args:
-        erase: As for UCE.
-        preserve: As for UCE.
-        ridge: As for UCE.
-        tokens: As for UCE.
-        rounds: How often the recovered vectors are erased, 0 for UCE alone.
-        recovery: m > 0, what keeps recovered vectors small.
-
-    Raises:
-        FitError: a setting out of its range.
-    """
-    check_weights(erase, preserve, ridge, tokens)
-    check_number("rounds", rounds, least=0)
-    if rounds != int(rounds):
-        raise FitError(f"rounds has to be a whole number, got {rounds}.")
-    check_number("recovery", recovery, above=0)
+    progress: Progress,
+    erase: float,
+    preserve: float,
+    ridge: float,
+    tokens: str,
+    rounds: int,
+    recovery: float,
+) -> TextEdit:
+    """One edit for keys and values of all layers."""
     forget, target, kept = uce_rows(task, tokens)
     moment = weight_moment(task, progress)
     weights = {"erase": erase, "preserve": preserve, "ridge": ridge}
@@ -72,18 +71,15 @@ def fit_rece(
         again = _text(*uce_factors(found, target, kept, **weights))
         edit = edit.then(again)
         edit = _text(*thin_product(edit.proj_left, edit.proj_right))
-    settings = settings_of(erase, preserve, ridge, tokens)
-    settings |= {"rounds": rounds, "recovery": recovery}
-    layers = everywhere(task, edit.proj_left, edit.proj_right, torch.cat(edited))
-    return fitted_text("rece", settings, EDIT, layers, task)
+    return TextEdit(edit.proj_left, edit.proj_right, torch.cat(edited))
 
 
 def weight_moment(task: TextTask, progress: Progress) -> Tensor:
     """S = sum W^T W over keys and values of all layers, (D, D) float64."""
     moment = torch.zeros(task.forget.width, task.forget.width, dtype=torch.float64)
     for done, layer in enumerate(task.model.layers, start=1):
-        for projection in ("to_k", "to_v"):
-            weight = task.model.weight_of(layer, projection).double()
+        for role in ROLES:
+            weight = task.model.weight_of(layer, role).double()
             moment += weight.T @ weight
         progress(done, len(task.model.layers))
     return moment
@@ -105,3 +101,13 @@ def recovered(vectors: Tensor, edit: Tensor, moment: Tensor, recovery: float) ->
 
 def _text(left: Tensor, right: Tensor) -> LayerEraser:
     return LayerEraser(left, right, side="text")
+
+
+METHOD = TextMethod(
+    name="rece",
+    summary="UCE, then again for the vectors that bring the concept back.",
+    source="Gong et al., arXiv 2407.12383",
+    edit="keys and values",
+    settings=(ERASE, PRESERVE, RIDGE, TOKEN_CHOICE, ROUNDS, RECOVERY),
+    solve=solve,
+)

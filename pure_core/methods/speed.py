@@ -21,17 +21,12 @@ prompts come from lists of their own, here they are those given.
 from __future__ import annotations
 
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from ..eraser import Edit, Eraser, LayerEraser
-from ..errors import FitError
-from ..progress import Progress, no_progress
+from ..low_rank import thin_product
 from ..text import TextTask
-from ..thin import thin_product
-from .common import check_number, fitted_text, scaled_rows
-
-EDIT: Edit = "values"
+from .clusters import centres
+from .method import Factors, Setting, TextEdit, TextMethod
 
 COPIES = 10
 """Noisy copies of every retained vector."""
@@ -41,44 +36,43 @@ CENTRES = 3
 
 SEED = 0
 
+THRESHOLD = Setting(
+    "threshold",
+    0.1,
+    "From which mean squared size on a direction of the retained prompts is kept exactly. Lower "
+    "keeps more.",
+    least=0,
+    most=100,
+    above=True,
+    step=0.001,
+    advanced=True,
+)
+REGULARISATION = Setting(
+    "regularisation",
+    1.0,
+    "Weight of changing nothing at all.",
+    least=0,
+    most=100,
+    above=True,
+    step=0.001,
+    advanced=True,
+)
 
-@torch.no_grad()
-def fit_speed(
-    task: TextTask,
-    threshold: float = 0.1,
-    regularisation: float = 1.0,
-    *,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit SPEED.
 
-    Args:
-        threshold: Retained directions are those in which the mean squared size of the retained
-            vectors is at least this, > 0.
-        regularisation: r > 0.
-
-    Raises:
-        FitError: no retain prompts, or a setting out of its range.
-    """
-    check_number("threshold", threshold, above=0)
-    check_number("regularisation", regularisation, above=0)
-    if task.retain is None:
-        raise FitError("SPEED keeps what is given in 'retain': expected prompts, got none.")
+def solve_layer(task: TextTask, layer: str, threshold: float, regularisation: float) -> TextEdit:
+    """The edit of one layer's values."""
+    assert task.retain is not None
     forget, target, retain = task.forget.last, task.anchor.last, task.retain.last
-    fixed = invariants(task.empty.vectors[0])
-    rows = scaled_rows(forget).float()
-    layers = {}
-    for done, name in enumerate(task.model.layers, start=1):
-        weight = task.model.weight_of(name, "to_v").double()
-        kept = influenced(weight, forget, target, retain)
-        left, right = speed_factors(
-            forget, target, kept, fixed, threshold=threshold, regularisation=regularisation
-        )
-        left, right = thin_product(left, right)
-        layers[name] = LayerEraser(left.float(), right.float(), rows, "text")
-        progress(done, len(task.model.layers))
-    settings = {"threshold": threshold, "regularisation": regularisation}
-    return fitted_text("speed", settings, EDIT, layers, task)
+    weight = task.model.weight_of(layer, "values").double()
+    factors = speed_factors(
+        forget,
+        target,
+        influenced(weight, forget, target, retain),
+        invariants(task.empty.vectors[0]),
+        threshold=threshold,
+        regularisation=regularisation,
+    )
+    return TextEdit(*thin_product(*factors), forget)
 
 
 def speed_factors(
@@ -89,7 +83,7 @@ def speed_factors(
     *,
     threshold: float,
     regularisation: float,
-) -> tuple[Tensor, Tensor]:
+) -> Factors:
     """L = (C - C*)^T / n (D, n) and R = C P Q M (n, D), so that E = I - L R.
 
     Args:
@@ -132,5 +126,15 @@ def influenced(weight: Tensor, forget: Tensor, target: Tensor, retain: Tensor) -
 
 def invariants(empty: Tensor) -> Tensor:
     """K (4, D): the empty prompt's start token, and centres of its other vectors (T, D)."""
-    centres, _ = kmeans2(empty[1:].numpy(), CENTRES, minit="++", seed=SEED)
-    return torch.cat([empty[:1], torch.from_numpy(centres)])
+    return torch.cat([empty[:1], centres(empty[1:], CENTRES, SEED)])
+
+
+METHOD = TextMethod(
+    name="speed",
+    summary="Sends the concept's token to the anchor in the null space of what is retained.",
+    source="Li et al., arXiv 2503.07392",
+    edit="values",
+    settings=(THRESHOLD, REGULARISATION),
+    solve_layer=solve_layer,
+    needs_retain=True,
+)

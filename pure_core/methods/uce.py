@@ -15,66 +15,46 @@ padding: `tokens` chooses. Differences: prompts and anchors are those given, one
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-from ..eraser import Edit, Eraser
-from ..errors import FitError, require_one_of
-from ..progress import Progress, no_progress
+from ..progress import Progress
 from ..text import TextTask, paired
-from .common import check_number, everywhere, fitted_text
-from .ridge import solve_rows
+from .least_squares import solve_rows
+from .method import Factors, Setting, TextEdit, TextMethod
 
-EDIT: Edit = "keys and values"
+TOKENS = ("last", "last and after")
 
-Tokens = Literal["last", "last and after"]
-"""Which of a prompt's vectors are moved: the last word's last token, or that and all after it."""
+ERASE = Setting("erase", 1.0, "Weight of moving the concept (e).", 0, 1000, above=True, step=0.1)
+PRESERVE = Setting("preserve", 1.0, "Weight of keeping the retain prompts (p).", 0, 1000, step=0.1)
+RIDGE = Setting(
+    "ridge",
+    0.5,
+    "Weight of changing nothing at all (lambda). Higher is more careful.",
+    least=0,
+    most=1000,
+    above=True,
+    step=0.1,
+    advanced=True,
+)
+TOKEN_CHOICE = Setting(
+    "tokens",
+    "last",
+    "Which tokens are moved: the last word's last token, or it and all after it, the end and the "
+    "padding, which carry the concept too.",
+    choices=TOKENS,
+    advanced=True,
+)
 
-TOKENS: tuple[Tokens, ...] = get_args(Tokens)
 
-
-@torch.no_grad()
-def fit_uce(
-    task: TextTask,
-    erase: float = 1.0,
-    preserve: float = 1.0,
-    ridge: float = 0.5,
-    tokens: Tokens = "last",
-    *,
-    progress: Progress = no_progress,
-) -> Eraser:
-    """Fit UCE.
-
-    Args:
-        erase: e > 0, weight of the concept.
-        preserve: p >= 0, weight of the retain prompts.
-        ridge: l > 0, weight of changing nothing.
-        tokens: One of `TOKENS`.
-
-    Raises:
-        FitError: a setting out of its range.
-    """
-    check_weights(erase, preserve, ridge, tokens)
+def solve(
+    task: TextTask, progress: Progress, erase: float, preserve: float, ridge: float, tokens: str
+) -> TextEdit:
+    """One edit for keys and values of all layers."""
     forget, target, kept = uce_rows(task, tokens)
     factors = uce_factors(forget, target, kept, erase=erase, preserve=preserve, ridge=ridge)
     progress(1, 1)
-    settings = settings_of(erase, preserve, ridge, tokens)
-    return fitted_text("uce", settings, EDIT, everywhere(task, *factors, forget), task)
-
-
-def check_weights(erase: float, preserve: float, ridge: float, tokens: str) -> None:
-    """Raise FitError for a setting out of its range."""
-    check_number("erase", erase, above=0)
-    check_number("preserve", preserve, least=0)
-    check_number("ridge", ridge, above=0)
-    require_one_of("tokens", tokens, TOKENS, FitError)
-
-
-def settings_of(erase: float, preserve: float, ridge: float, tokens: str) -> dict[str, float | str]:
-    """As the eraser's record keeps them."""
-    return {"erase": erase, "preserve": preserve, "ridge": ridge, "tokens": tokens}
+    return TextEdit(*factors, forget)
 
 
 def uce_rows(task: TextTask, tokens: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +70,7 @@ def uce_rows(task: TextTask, tokens: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def uce_factors(
     forget: Tensor, target: Tensor, kept: Tensor, *, erase: float, preserve: float, ridge: float
-) -> tuple[Tensor, Tensor]:
+) -> Factors:
     """L (D, n) and R (n, D) with E = I - L R.
 
     Args:
@@ -102,3 +82,13 @@ def uce_factors(
     damping = torch.tensor(ridge, dtype=rows.dtype)
     solved = solve_rows(rows, damping, len(forget))
     return (forget - target).T * erase**0.5, solved
+
+
+METHOD = TextMethod(
+    name="uce",
+    summary="Moves the concept's tokens to the anchor's by least squares.",
+    source="Gandikota et al., arXiv 2308.14761",
+    edit="keys and values",
+    settings=(ERASE, PRESERVE, RIDGE, TOKEN_CHOICE),
+    solve=solve,
+)

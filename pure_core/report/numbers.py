@@ -15,10 +15,11 @@ from textwrap import shorten
 import torch
 from torch import Tensor
 
-from ..activations import Activations
+from ..activations import Activations, neighbour_means
 from ..bases import fit_basis
 from ..eraser import Eraser, LayerEraser, Provenance, require_same_widths
-from ..methods.common import neighbour_means, require_comparable
+from ..fitting import require_comparable
+from ..methods import METHODS
 from ..progress import Progress, no_progress
 
 SPECTRUM_ENERGY = 0.99
@@ -106,8 +107,13 @@ class LayerReport:
 class FitReport:
     """An eraser against the rows it was fitted on."""
 
-    provenance: Provenance
+    eraser: Eraser
     layers: tuple[LayerReport, ...]
+
+    @property
+    def provenance(self) -> Provenance:
+        """How the eraser came to be."""
+        return self.eraser.provenance
 
     @classmethod
     @torch.no_grad()
@@ -131,7 +137,7 @@ class FitReport:
         for name, layer in eraser.to("cpu", torch.float32).layers.items():
             layers.append(_report_layer(name, layer, eraser.provenance, forget, retain))
             progress(len(layers), len(eraser.layers))
-        return cls(eraser.provenance, tuple(layers))
+        return cls(eraser, tuple(layers))
 
     def mean(self, value: Callable[[LayerReport], float | None]) -> float | None:
         """The mean of a number over all layers, or None where it was not measured."""
@@ -157,7 +163,7 @@ class FitReport:
         ranks = {layer.name: layer.rank for layer in self.layers}
         widths = {layer.name: layer.width for layer in self.layers}
         lines = [
-            *_made(self.provenance),
+            *_made(self.eraser),
             f"{_sizes(ranks, widths)}. Mean over layers, at strength 1:",
             _line(
                 "removed, of the concept's energy", self.mean(lambda layer: layer.forget_removed)
@@ -195,31 +201,24 @@ class FitReport:
             finding = f"The concept goes only {way:.0%} of the way to its neighbours"
         if removed >= ENOUGH_REMOVED:
             return ""
-        remedy = "Raise strength."
-        if self.provenance.method == "pure" and not self.provenance.retain:
-            remedy = "Raise strength or forget_energy."
-        elif "retain_energy" in self.provenance.settings:
-            now = self.provenance.settings["retain_energy"]
-            remedy = (
-                f"The neighbours' directions hold the rest: lower retain_energy (now {now}), or "
-                "use the method 'ridge'."
-            )
-        elif "keep" in self.provenance.settings:
-            now = self.provenance.settings["keep"]
-            further = "reach" if "reach" in self.provenance.settings else "overshoot"
-            remedy = f"Raise {further}, or lower keep (now {now}) or damping."
+        remedies = METHODS[self.provenance.method].remedies
+        remedy = remedies.little_removed
+        if not self.provenance.retain and remedies.without_retain:
+            remedy = remedies.without_retain
         if "max_rank" in self.provenance.settings:
-            remedy = f"Raise max_rank (now {self.provenance.settings['max_rank']}). {remedy}"
-        return f"{finding}: expect it to remain. {remedy}"
+            remedy = f"Raise max_rank (now {{max_rank}}). {remedy}"
+        return f"{finding}: expect it to remain. {self._with_values(remedy)}"
 
     def _little_kept(self) -> str:
         kept = self.mean(lambda layer: layer.retain_kept)
         if kept is None or kept >= ENOUGH_KEPT:
             return ""
-        return (
-            f"Only {kept:.0%} of the neighbours' energy is kept: they will change. Raise "
-            "retain_energy (pure) or keep (ridge, mosaic), or use a lower strength."
-        )
+        remedy = self._with_values(METHODS[self.provenance.method].remedies.little_kept)
+        return f"Only {kept:.0%} of the neighbours' energy is kept: they will change. {remedy}"
+
+    def _with_values(self, remedy: str) -> str:
+        """A method's advice with its settings' values."""
+        return remedy.format(**self.provenance.settings)
 
 
 def summary(eraser: Eraser) -> str:
@@ -230,7 +229,7 @@ def summary(eraser: Eraser) -> str:
     sizes = _sizes(eraser.ranks, eraser.widths)
     return "\n".join(
         [
-            *_made(eraser.provenance),
+            *_made(eraser),
             f"{sizes}; as a file {(factors + rows) / 1e6:.1f} MB, {factors / 1e6:.1f} MB without "
             "the rows for joining.",
         ]
@@ -238,19 +237,21 @@ def summary(eraser: Eraser) -> str:
 
 
 def named(made: Provenance, most: int = 3) -> str:
-    """The concepts by their first prompts, the first few of many."""
-    names = [shorten(name, 40) for name in made.names]
+    """The concepts by name, the first few of many."""
+    names = [shorten(name, 40) for name in made.concepts]
     more = len(names) - most
     shown = ", ".join(names[:most]) or "nothing"
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _made(made: Provenance) -> list[str]:
+def _made(eraser: Eraser) -> list[str]:
+    made = eraser.provenance
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
-    count = "" if len(made.groups) == 1 else f"{len(made.groups)} concepts: "
+    count = "" if len(made.concepts) == 1 else f"{len(made.concepts)} concepts: "
+    strength = "" if eraser.strength == 1 else f" at strength {eraser.strength:g}"
     return [
-        f"Erases {count}{named(made, 10)}.",
-        f"Method {made.method} ({settings}); edits {made.edit}; fitted on {made.source_name}.",
+        f"Erases {count}{named(made, 10)}{strength}.",
+        f"Method {made.method} ({settings}); edits {eraser.edited}; fitted on {made.model.name}.",
         f"{len(made.forget)} forget prompts, {len(made.retain)} retain prompts.",
     ]
 

@@ -22,20 +22,20 @@ def panel(report: FitReport) -> dict[str, Any]:
         "concept": named(made),
         "method": made.method,
         "settings": dict(made.settings),
-        "edit": made.edit,
-        "source": made.source_name,
+        "edit": report.eraser.edited,
+        "source": made.model.name,
         "created": made.created,
         "forget_prompts": len(made.forget),
         "retain_prompts": len(made.retain),
         "warnings": list(report.warnings),
-        "layers": [_layer(layer) for layer in report.layers],
+        "layers": [_layer(layer, made.model.family) for layer in report.layers],
     }
 
 
-def _layer(layer: LayerReport) -> dict[str, Any]:
+def _layer(layer: LayerReport, family: str) -> dict[str, Any]:
     return {
         "name": layer.name,
-        "short_name": short_name(layer.name),
+        "short_name": short_name(layer.name, family),
         "width": layer.width,
         "rank": layer.rank,
         "forget_rank": layer.forget_rank,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..families import family_named
 from .canvas import Canvas, Colour, Point
 from .numbers import FitReport, LayerReport, Spectrum, named
 
@@ -78,20 +78,19 @@ def draw(report: FitReport) -> npt.NDArray[np.uint8]:
     return canvas.pixels()
 
 
-def short_name(layer: str) -> str:
-    """'input_blocks.4.1.transformer_blocks.0.attn2' as 'input 4.1 / 0'."""
-    parts = re.fullmatch(r"(\w+?)_blocks?\.(.+)\.transformer_blocks\.(\d+)\.attn2", layer)
-    name = f"{parts[1]} {parts[2]} / {parts[3]}" if parts else layer
-    return name if len(name) <= 18 else f"{name[:7]}..{name[-9:]}"
+def short_name(layer: str, family: str) -> str:
+    """A layer's name where there is little room, as its model's family has it."""
+    known = family_named(family)
+    return known.short_name(layer) if known else layer[:18]
 
 
 def _draw_title(canvas: Canvas, report: FitReport) -> None:
     made = report.provenance
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
     count = f"{len(made.forget)} forget and {len(made.retain)} retain prompts"
-    source = f"{count}, {len(report.layers)} layers of {made.source_name}, {made.created}"
+    source = f"{count}, {len(report.layers)} layers of {made.model.name}, {made.created}"
     canvas.text((MARGIN, 36), textwrap.shorten(f"Erase: {named(made)}", 70), 24, INK)
-    line = f"Method {made.method}: {settings}; edits {made.edit}"
+    line = f"Method {made.method}: {settings}; edits {report.eraser.edited}"
     canvas.text((MARGIN, 67), textwrap.shorten(line, 125), 14, INK)
     canvas.text((MARGIN, 89), textwrap.shorten(source, 135), 13, MUTED)
 
@@ -115,7 +114,7 @@ def _draw_table(canvas: Canvas, report: FitReport, top: float) -> None:
         y = top + HEAD_HEIGHT + ROW_HEIGHT * index
         if index % 2 == 0:
             canvas.box((MARGIN - 8, y), (TABLE_RIGHT + 12, y + ROW_HEIGHT), STRIPE, 4)
-        _draw_row(canvas, layer, y + ROW_HEIGHT / 2)
+        _draw_row(canvas, layer, report.provenance.model.family, y + ROW_HEIGHT / 2)
     y = top + HEAD_HEIGHT + ROW_HEIGHT * len(report.layers)
     _draw_legend(canvas, report, y + ROW_HEIGHT + LEGEND_LINE)
     canvas.line([(MARGIN - 8, y), (TABLE_RIGHT + 12, y)], MUTED)
@@ -142,8 +141,8 @@ def _draw_head(canvas: Canvas, title: str, x: float, top: float, anchor: str) ->
         canvas.text((x, top + 10 + 16 * line), text, 12, MUTED, anchor)
 
 
-def _draw_row(canvas: Canvas, layer: LayerReport, y: float) -> None:
-    canvas.text((MARGIN, y), short_name(layer.name), 13, INK)
+def _draw_row(canvas: Canvas, layer: LayerReport, family: str, y: float) -> None:
+    canvas.text((MARGIN, y), short_name(layer.name, family), 13, INK)
     for ranks in RANKS:
         value = ranks.value(layer)
         canvas.text((ranks.right, y), "-" if value is None else str(value), 13, INK, "rm")

@@ -14,14 +14,14 @@ if not os.environ.get("PURE_COMFY_PATH"):
         "tests/comfy need a ComfyUI. Run them with: python3 dev.py test -- tests/comfy"
     )
 
-from dev.server import ComfyServer
-from tests.comfy import inprocess
+from testbed.comfy import inprocess
+from testbed.comfy.server import ComfyServer
 
 inprocess.enter()
 
-from tests.comfy import stock
-from tests.comfy.erasers import Pair
-from tests.comfy.stock import Loaded, Prompts
+from testbed.comfy import stock
+from testbed.comfy.erasers import Pair
+from testbed.comfy.stock import Loaded, Prompts
 
 
 @pytest.fixture(scope="session")

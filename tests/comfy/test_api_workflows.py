@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dev.server import ComfyServer
-from tests.comfy.examples import FILES, FOLDER, expected_prompt, load
+from testbed.comfy.examples import FILES, FOLDER, expected_prompt, load
+from testbed.comfy.server import ComfyServer
 
 API = FOLDER / "api"
 

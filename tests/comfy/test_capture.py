@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nodes
-from tests.comfy.stock import QUICK, Loaded, pre_hooks, sample, with_lora, with_wrapper
+from testbed.comfy.stock import QUICK, Loaded, pre_hooks, sample, with_lora, with_wrapper
 
 PROMPTS = ("a ball", "a red star with a mug", "")
 TOLERANCE = 1e-5

@@ -37,8 +37,8 @@ from comfy_extras.nodes_tomesd import TomePatchModel
 from comfyui_pure.nodes.host.capture import CaptureError, capture
 from torch import Tensor
 
-from tests.comfy.erasers import Pair
-from tests.comfy.stock import (
+from testbed.comfy.erasers import Pair
+from testbed.comfy.stock import (
     NOTICEABLE,
     PIXELS,
     QUICK,

@@ -26,9 +26,9 @@ from nodes import (
     ConditioningSetTimestepRange,
     ControlNetApplyAdvanced,
 )
-from tests.comfy.erasers import Pair
-from tests.comfy.families import randomise
-from tests.comfy.stock import (
+from testbed.comfy.erasers import Pair
+from testbed.comfy.families import randomise
+from testbed.comfy.stock import (
     NOTICEABLE,
     PIXELS,
     Conditioning,

@@ -17,9 +17,8 @@ from comfyui_pure.pure_core.cli import describe
 from PIL import Image
 
 from dev.console import ROOT
-from dev.server import ComfyServer
-from tests.comfy.editor import Editor, finished, opened
-from tests.comfy.examples import (
+from testbed.comfy.editor import Editor, finished, opened
+from testbed.comfy.examples import (
     FILES,
     computed,
     essence,
@@ -31,7 +30,8 @@ from tests.comfy.examples import (
     upstream,
     values,
 )
-from tests.world.judge import read
+from testbed.comfy.server import ComfyServer
+from testbed.world.judge import read
 
 
 class Example(NamedTuple):

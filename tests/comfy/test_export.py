@@ -21,16 +21,16 @@ from comfyui_pure.nodes.prompts import anchors
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
 from comfyui_pure.pure_core.export import UNetKeys, read_history
+from comfyui_pure.pure_core.files.safetensors_file import SafetensorsFile
 from comfyui_pure.pure_core.methods import fit
-from comfyui_pure.pure_core.safetensors_file import SafetensorsFile
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dev.server import ComfyServer, Run
-from tests.comfy.families import FAMILIES, build
-from tests.comfy.stock import PIXELS, QUICK, Loaded, execute, load, sample, with_lora
+from testbed.comfy.families import FAMILIES, build
+from testbed.comfy.server import ComfyServer, Run
+from testbed.comfy.stock import PIXELS, QUICK, Loaded, execute, load, sample, with_lora
 
 PROMPTS = anchors("a ball", "object", "a star\na heart", "{}\na photo of {}")
 

@@ -24,7 +24,7 @@ from comfyui_pure.pure_core.eraser import PROJECTIONS
 from comfyui_pure.pure_core.methods import fit
 from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS, fit_text
 
-from tests.comfy.families import (
+from testbed.comfy.families import (
     CPU,
     FAMILIES,
     SMALL_CHANNELS,
@@ -34,7 +34,7 @@ from tests.comfy.families import (
     small,
     text_encoder,
 )
-from tests.comfy.stock import PIXELS, base_weight, effective_weight, sample
+from testbed.comfy.stock import PIXELS, base_weight, effective_weight, sample
 
 NOT_TOLD_OF_LOTUS = {"num_heads": -1, "num_head_channels": 64}
 """The U-Net class has the first by itself; 0.3.75 knows the second from diffusers files alone."""

@@ -16,18 +16,18 @@ from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.nodes.prompts import PromptError
 from comfyui_pure.pure_core.combine import combine
 from comfyui_pure.pure_core.eraser import PROJECTIONS, Eraser
-from comfyui_pure.pure_core.eraser_file import load_eraser, save_eraser
 from comfyui_pure.pure_core.errors import EraserError, FitError
 from comfyui_pure.pure_core.export import Step, export_checkpoint
+from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
 from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS
 from comfyui_pure.pure_core.selection import select
 from safetensors.torch import save_file
 
 import nodes
-from dev.server import ComfyServer
-from tests.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
-from tests.comfy.families import text_encoder
-from tests.comfy.stock import (
+from testbed.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
+from testbed.comfy.families import text_encoder
+from testbed.comfy.server import ComfyServer
+from testbed.comfy.stock import (
     Loaded,
     base_weight,
     effective_weight,

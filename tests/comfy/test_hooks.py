@@ -32,8 +32,8 @@ from comfyui_pure.pure_core.export import Step
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.comfy.erasers import ROUNDING, Pair, dense, relative_error
-from tests.comfy.stock import (
+from testbed.comfy.erasers import ROUNDING, Pair, dense, relative_error
+from testbed.comfy.stock import (
     NOTICEABLE,
     PIXELS,
     QUICK,

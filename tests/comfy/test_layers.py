@@ -9,7 +9,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from comfyui_pure.nodes.host.fingerprint import fingerprint
 from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
 
-from tests.comfy.stock import Loaded, execute, load, sample, tiny_flux, with_lora
+from testbed.comfy.stock import Loaded, execute, load, sample, tiny_flux, with_lora
 
 
 def test_every_text_reading_layer_is_found_and_no_other(loaded: Loaded) -> None:

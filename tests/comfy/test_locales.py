@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dev.console import ROOT
-from dev.server import ComfyServer
-from tests.comfy.examples import input_names, options
+from testbed.comfy.examples import input_names, options
+from testbed.comfy.server import ComfyServer
 
 LANGUAGES = ("ja", "ko", "zh")
 KEPT = re.compile(r"\{(\w+)\}")

@@ -27,7 +27,7 @@ from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
 
-from tests.comfy.stock import QUICK, Loaded, effective_weight, execute, sample, with_lora
+from testbed.comfy.stock import QUICK, Loaded, effective_weight, execute, sample, with_lora
 
 CONCEPTS = ("a ball\na photo of a ball", "a crate\na photo of a crate")
 NEIGHBOURS = "a star\na heart\na tree"

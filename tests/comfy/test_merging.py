@@ -29,8 +29,8 @@ from comfyui_pure.nodes.host.patch import AS_FITTED, BYPASS, describe, patch
 from comfyui_pure.pure_core.export import Step
 from torch import Tensor
 
-from tests.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
-from tests.comfy.stock import (
+from testbed.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
+from testbed.comfy.stock import (
     NOTICEABLE,
     Prompts,
     base_weight,

@@ -28,7 +28,7 @@ from comfyui_pure.nodes.prompts import KINDS, TEMPLATES
 from comfyui_pure.pure_core.errors import PureError
 
 from dev.console import ROOT
-from tests.comfy.stock import QUICK, Loaded, execute, pre_hooks, sample, with_lora
+from testbed.comfy.stock import QUICK, Loaded, execute, pre_hooks, sample, with_lora
 
 NODES = asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())
 

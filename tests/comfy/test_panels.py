@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import ElementHandle
 
 from dev.console import ROOT
-from dev.server import ComfyServer
-from tests.comfy.editor import RENDERERS, Editor, finished, opened
-from tests.comfy.examples import FOLDER, example, load
+from testbed.comfy.editor import RENDERERS, Editor, finished, opened
+from testbed.comfy.examples import FOLDER, example, load
+from testbed.comfy.server import ComfyServer
 
 EXAMPLE = "Erase a concept"
 LAYERS = 7

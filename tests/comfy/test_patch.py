@@ -10,8 +10,8 @@ from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers
 from comfyui_pure.nodes.host.patch import EDITS, PROJECTIONS, EraserAdapter, patch
 from comfyui_pure.pure_core.eraser import Edit, Eraser, LayerEraser, Provenance
 
-from tests.comfy.erasers import ROUNDING, dense, random_eraser, relative_error
-from tests.comfy.stock import (
+from testbed.comfy.erasers import ROUNDING, dense, random_eraser, relative_error
+from testbed.comfy.stock import (
     Loaded,
     base_weight,
     effective_weight,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dev.server import ComfyServer, Message, Prompt, Run, ServerError
-from tests.comfy.stock import PIXELS, QUICK
+from testbed.comfy.server import ComfyServer, Message, Prompt, Run, ServerError
+from testbed.comfy.stock import PIXELS, QUICK
 
 Graph = dict[str, dict[str, Any]]
 

@@ -21,8 +21,8 @@ from comfyui_pure.nodes.host.conditioning import encode
 from comfyui_pure.nodes.host.layers import cross_attention_layers, family, widths
 
 import nodes
-from tests.comfy.families import FAMILIES, randomise, small, text_encoder
-from tests.comfy.stock import QUICK, base_weight, effective_weight, execute, with_wrapper
+from testbed.comfy.families import FAMILIES, randomise, small, text_encoder
+from testbed.comfy.stock import QUICK, base_weight, effective_weight, execute, with_wrapper
 
 CPU = torch.device("cpu")
 PROMPTS = ("a dog", "a red cat on a mat")

@@ -7,10 +7,10 @@ import functools
 import pytest
 import torch
 
-from tests.comfy.shipped import CFG, STEPS, TRAJECTORY, Shipped
-from tests.world import narrow
-from tests.world.expand import TEXT, WEIGHTS
-from tests.world.measure import Rate, Trial, model_rates
+from testbed.comfy.shipped import CFG, STEPS, TRAJECTORY, Shipped
+from testbed.world import narrow
+from testbed.world.expand import TEXT, WEIGHTS
+from testbed.world.measure import Rate, Trial, model_rates
 
 TEXTS = [
     "a red striped ball on a meadow",

@@ -10,7 +10,7 @@ from safetensors.torch import load, load_file
 
 from pure_core.eraser import Eraser, LayerEraser, Provenance, Side
 from pure_core.export import Source, Step, UNetKeys
-from pure_core.safetensors_file import SafetensorsFile
+from pure_core.files.safetensors_file import SafetensorsFile
 from pure_core.sketch import sketch
 
 

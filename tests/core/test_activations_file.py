@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from pure_core.activations import Activations
-from pure_core.activations_file import load_activations, save_activations
 from pure_core.errors import ActivationFileError
+from pure_core.files.activations import load_activations, save_activations
 from pure_core.methods import fit
 from tests.core.models import contents
 

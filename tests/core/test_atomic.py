@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pure_core.atomic import STALE, atomic_file, atomic_folder
+from pure_core.files.atomic import STALE, atomic_file, atomic_folder
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path):

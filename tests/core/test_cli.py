@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import pure_core
-from pure_core.activations_file import save_activations
 from pure_core.combine import combine
-from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.export import Step
+from pure_core.files.activations import save_activations
+from pure_core.files.eraser import load_eraser, save_eraser
 from pure_core.methods import fit
 from tests.core.models import expected, make_eraser
 

@@ -8,16 +8,16 @@ from itertools import permutations
 
 import pytest
 import torch
+from pure_core.methods.by_text import fit_text
 from torch import Tensor
 
 from pure_core.activations import Activations
 from pure_core.bases import fit_basis
 from pure_core.combine import combine
 from pure_core.eraser import Eraser, LayerEraser, product
-from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import ActivationError, EraserError
+from pure_core.files.eraser import load_eraser, save_eraser
 from pure_core.methods import fit
-from pure_core.methods.by_text import fit_text
 from pure_core.selection import select
 from tests.core.texts import LAYERS, WIDTH, text_model, text_task
 

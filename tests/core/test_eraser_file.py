@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pure_core.methods.by_text import TEXT_METHODS, fit_text
 from safetensors.torch import save_file
 
 from pure_core.eraser import Eraser
-from pure_core.eraser_file import load_eraser, save_eraser
 from pure_core.errors import EraserFileError
+from pure_core.files.eraser import load_eraser, save_eraser
 from pure_core.methods import fit
-from pure_core.methods.by_text import TEXT_METHODS, fit_text
 from pure_core.selection import select
 from tests.core.models import contents
 from tests.core.texts import text_task

@@ -23,7 +23,7 @@ from pure_core.export import (
     read_history,
 )
 from pure_core.export.provenance import export_metadata
-from pure_core.safetensors_file import SafetensorsFile
+from pure_core.files.safetensors_file import SafetensorsFile
 from tests.core.models import expected, make_eraser
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from pure_core.phrasings import alike, name_in
 
 TEMPLATES = ("{}", "a photo of {}", "{} style")

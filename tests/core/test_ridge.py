@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pure_core.methods.common import neighbour_means
+from pure_core.thin import thin_product
 from torch import Tensor
 
 from pure_core.activations import Activations
 from pure_core.errors import FitError
 from pure_core.methods import fit_ridge
-from pure_core.methods.common import neighbour_means
 from pure_core.methods.ridge import ridge_factors, solve_rows
-from pure_core.thin import thin_product
 
 
 def random_rows(n: int, d: int, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pure_core.errors import ModelFileError
-from pure_core.safetensors_file import Piece, SafetensorsFile
+from pure_core.files.safetensors_file import Piece, SafetensorsFile
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pure_core.methods.by_text import TEXT_METHODS, fit_text
 from torch import Tensor
 
 from pure_core.bases import fit_basis
 from pure_core.eraser import Eraser
 from pure_core.errors import FitError
-from pure_core.methods.by_text import TEXT_METHODS, fit_text
 from pure_core.methods.cure import cure_factors
 from pure_core.methods.double_projections import outside_of, proxy
 from pure_core.methods.oce import oce_rotation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -11,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.world.captions import caption
-from tests.world.judge import CLASSES, read, truth
-from tests.world.networks import Decoder, Encoder
-from tests.world.prompts import KINDS, concept_prompts, concept_scene, names_of, others
-from tests.world.render import render
-from tests.world.scene import Scene, random_scene
-from tests.world.vocabulary import (
+from testbed.world.captions import caption
+from testbed.world.expand import WEIGHTS
+from testbed.world.judge import CLASSES, read, truth
+from testbed.world.networks import Decoder, Encoder
+from testbed.world.prompts import KINDS, concept_prompts, concept_scene, names_of, others
+from testbed.world.render import render
+from testbed.world.scene import Scene, random_scene
+from testbed.world.vocabulary import (
     CHARACTERS,
     COVERS,
     DEVELOPMENT,
@@ -28,7 +28,6 @@ from tests.world.vocabulary import (
     recognise,
 )
 
-WEIGHTS = Path(__file__).parent / "weights"
 RENDERS = 1500
 
 

@@ -1,0 +1,7 @@
+"""Capturing activations in a sampling run of the model."""
+
+from .error import CaptureError
+from .run import capture, capture_both
+from .sampling import SAMPLERS, SCHEDULERS
+
+__all__ = ["SAMPLERS", "SCHEDULERS", "CaptureError", "capture", "capture_both"]

@@ -1,0 +1,122 @@
+"""Reading every site while the model samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..sites import Sites
+from .error import CaptureError
+from .grid import Grid, Pooled
+
+
+class Window(NamedTuple):
+    """The rows of the model call under way that are to be recorded."""
+
+    step: int
+    start: int
+    rows: int
+    """Conditional rows, from `start` on."""
+
+    total: int
+    """All rows of the call."""
+
+
+class Recorder:
+    """Reads the rows of one batch.
+
+    A step's rows come from the first conditional model call at the step's noise level. Samplers
+    that look ahead (heun and others) evaluate a level once before they step to it; that first
+    evaluation is what is recorded.
+    """
+
+    def __init__(self, sites: Sites, sigmas: list[float], batch: int, grid: Grid) -> None:
+        self.sites = sites
+        self._grid = grid
+        self._sigmas = sigmas
+        self._batch = batch
+        self._pending = list(range(len(sigmas)))
+        self._window: Window | None = None
+        self._rows: dict[tuple[str, int], Pooled] = {}
+
+    def call_model(
+        self,
+        inner: Callable[..., Tensor] | None,
+        apply_model: Callable[..., Tensor],
+        call: dict[str, Any],
+    ) -> Tensor:
+        """ComfyUI's model function wrapper; `inner` is the one that was there before."""
+        self._window = self._open(call["cond_or_uncond"], float(call["timestep"][0]))
+        try:
+            if inner is not None:
+                return inner(apply_model, call)
+            return apply_model(call["input"], call["timestep"], **call["c"])
+        finally:
+            self._window = None
+
+    def _open(self, cond_or_uncond: list[int], sigma: float) -> Window | None:
+        """Where the conditional rows (marked 0) are, if this call is the first of a step."""
+        due = [i for i in self._pending if math.isclose(sigma, self._sigmas[i], rel_tol=1e-4)]
+        if 0 not in cond_or_uncond or not due:
+            return None
+        self._pending.remove(due[0])
+        start = cond_or_uncond.index(0) * self._batch
+        return Window(due[0], start, self._batch, len(cond_or_uncond) * self._batch)
+
+    def hear(self, site: str, h: Tensor) -> None:
+        """One site's h of the model call under way, (rows, positions, d)."""
+        window = self._window
+        if window is None or (site, window.step) in self._rows:
+            return
+        if h.shape[0] != window.total:
+            raise CaptureError(
+                f"model: layer {site} was run with {h.shape[0]} rows, expected "
+                f"{window.total}. A patch upstream splits or repeats the batch: capture before it; "
+                "or the model makes videos, whose frames cannot be captured as prompts."
+            )
+        rows = h[window.start : window.start + window.rows]
+        self._rows[site, window.step] = self._grid.pool(rows, site)
+
+    def finish(self) -> dict[tuple[str, int], Pooled]:
+        """(site, step) -> the averaged rows.
+
+        Raises:
+            CaptureError: a layer or step is missing, or a number is not finite.
+        """
+        steps = range(len(self._sigmas))
+        places = [(site.name, step) for site in self.sites.sites for step in steps]
+        missing = [place for place in places if place not in self._rows]
+        if missing:
+            raise CaptureError(
+                f"model: {len(missing)} of {len(places)} captures are missing, first layer "
+                f"{missing[0][0]} at step {missing[0][1]}. A compiled model or a patch that skips "
+                "layers upstream hides them: capture before it."
+            )
+        for (layer, step), rows in self._rows.items():
+            if not bool(torch.isfinite(rows.cells).all()):
+                raise CaptureError(
+                    f"model: NaN or infinity in layer {layer} at step {step}. The checkpoint or a "
+                    "LoRA is damaged, or the model needs more precision (start ComfyUI with "
+                    "--force-fp32 or --force-upcast-attention)."
+                )
+        return self._rows
+
+
+@contextmanager
+def recording(recorder: Recorder, model: ModelPatcher) -> Iterator[ModelPatcher]:
+    """A clone of the model that the recorder listens to, until the block is left in any way."""
+    recorded = model.clone()
+    inner = recorded.model_options.get("model_function_wrapper")
+    recorded.set_model_unet_function_wrapper(partial(recorder.call_model, inner))
+    family, net = recorder.sites.family, recorder.sites.net
+    with ExitStack() as listeners:
+        for site in recorder.sites.sites:
+            listeners.callback(family.listen(net, site, partial(recorder.hear, site.name)))
+        yield recorded

@@ -1,0 +1,115 @@
+"""Capturing activations: run a short sampling and read every site on the way.
+
+PURE (arXiv 2605.25765), step 1: at every cross-attention layer and step, the post-attention
+activation h = softmax(Q K^T / sqrt(d_head)) V, averaged over the spatial positions. The listeners
+exist only while a batch is being sampled: all clones of a MODEL share its modules.
+"""
+
+from __future__ import annotations
+
+import comfy.sample
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+
+from ....pure_core.activations import ActivationCollector, Activations
+from ....pure_core.anchors import AnchorSet
+from ....pure_core.concepts import Anchors
+from ....pure_core.trajectory import Trajectory
+from ..conditioning import encode, stack
+from ..identity import identity
+from ..sites import Sites
+from . import batches as batching
+from .error import CaptureError
+from .grid import Grid
+from .recorder import Recorder, recording
+from .sampling import for_model, noise_levels, sampler_for, starting_noise
+
+MOST_MEMORY = 2 << 30
+"""Bytes of rows that capturing both sides may take."""
+
+
+def capture(
+    model: ModelPatcher, clip: CLIP, anchors: AnchorSet, trajectory: Trajectory
+) -> Activations:
+    """Capture every site for every anchor, latent and step.
+
+    The starting latent j depends on the seed and j alone, so all anchors start from the same
+    noise and a row does not depend on which rows it was sampled with.
+
+    Raises:
+        CaptureError, TrajectoryError: no prompts, settings out of range, invalid numbers in the
+            model, or sites whose activations did not come by.
+        ModelError: a model of no known family, or no text encoder.
+        InterruptProcessingException: the person cancelled.
+    """
+    if not anchors:
+        raise CaptureError(
+            "prompts: expected at least one line, got none. If this is the retain side of a "
+            "concept without neighbours, connect only forget to the fit."
+        )
+    sites = Sites.of(model)
+    trajectory = for_model(trajectory, model, sites)
+    collector = ActivationCollector(sites.widths(), anchors, trajectory, identity(model, sites))
+    encoded = [encode(clip, each.prompt) for each in anchors]
+    empty = encode(clip, "")
+    noise = starting_noise(model, sites, trajectory)
+    sigmas = noise_levels(model, trajectory)
+    most = batching.rows_per_call(model, noise, trajectory.cfg)
+    batches = batching.batches(encoded, trajectory.latents, most)
+    progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
+    height, width = noise.shape[-2:]
+    grid = Grid(trajectory.cells, (height, width))
+    for batch in batches:
+        recorder = Recorder(sites, sigmas[:-1].tolist(), len(batch), grid)
+        own = noise[[row.latent for row in batch]]
+        with recording(recorder, model) as recorded:
+            comfy.sample.sample_custom(
+                recorded,
+                own,
+                trajectory.cfg,
+                sampler_for(model, trajectory, batch, noise),
+                sigmas,
+                stack([encoded[row.anchor] for row in batch]),
+                stack([empty]),
+                torch.zeros_like(own),
+                callback=lambda *_: progress.update(1),
+                disable_pbar=True,
+                seed=trajectory.seed,
+            )
+        anchor_index = torch.tensor([row.anchor for row in batch])
+        latent_index = torch.tensor([row.latent for row in batch])
+        for (site, step), pooled in recorder.finish().items():
+            means = pooled.means if trajectory.cells > 1 else None
+            collector.add_rows(site, step, anchor_index, latent_index, pooled.cells, means)
+    return collector.finish()
+
+
+def capture_both(
+    model: ModelPatcher, clip: CLIP, anchors: Anchors, trajectory: Trajectory
+) -> tuple[Activations, Activations | None]:
+    """Capture forget and retain anchors in one run: fewer model calls and one progress bar.
+
+    The trajectory's cells are lowered where the rows would not fit into `MOST_MEMORY`.
+
+    Returns:
+        The concepts' activations, and the neighbours', None if there are none.
+
+    Raises:
+        As `capture` does.
+    """
+    every = anchors.forget + anchors.retain
+    sites = Sites.of(model)
+    cells = trajectory.cells
+    while (
+        cells > 1 and _row_bytes(sites, len(every), trajectory._replace(cells=cells)) > MOST_MEMORY
+    ):
+        cells //= 2
+    together = capture(model, clip, every, trajectory._replace(cells=cells))
+    return together.split(len(anchors.forget))
+
+
+def _row_bytes(sites: Sites, anchors: int, trajectory: Trajectory) -> int:
+    """What the rows of all sites take."""
+    return 4 * sum(sites.widths().values()) * anchors * trajectory.rows_per_anchor

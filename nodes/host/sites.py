@@ -1,0 +1,127 @@
+"""The sites of the model in hand, and the names and values of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import comfy.lora
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ...pure_core.errors import PureError
+from ...pure_core.families import ROLES, Family, Role, Rows, Site, family_of, known_models
+
+PREFIX = "diffusion_model."
+
+PatchKey = str | tuple[str, tuple[int, int, int]]
+"""A weight as `ModelPatcher.add_patches` names it: all of it, or (axis, start, length) of it."""
+
+
+class ModelError(PureError):
+    """The model cannot be used for what was asked."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where a model reads text."""
+
+    family: Family
+    net: nn.Module
+    """The diffusion model."""
+
+    sites: tuple[Site, ...]
+    """In the order of the model's modules."""
+
+    @classmethod
+    def of(cls, model: ModelPatcher) -> Sites:
+        """Find them.
+
+        Raises:
+            ModelError: the model is of no family that is known.
+        """
+        net = model.model.diffusion_model
+        family = family_of(net)
+        if family is None:
+            raise ModelError(
+                f"model: {architecture(model)} is not supported yet. Expected one of: "
+                f"{known_models()}. Transformers such as Flux or SD3 read text in another way."
+            )
+        return cls(family, net, tuple(family.sites(net)))
+
+    def widths(self, text: bool = False) -> dict[str, int]:
+        """Site -> d, or the width of the text that it reads."""
+        return {site.name: site.text_width if text else site.width for site in self.sites}
+
+    def __getitem__(self, name: str) -> Site:
+        return next(site for site in self.sites if site.name == name)
+
+    def require_plain_weights(self) -> None:
+        """Raise ModelError if the projections are quantised, so that no patch can be exact."""
+        for site in self.sites:
+            for role in ROLES:
+                module = self.net.get_submodule(site.rows(role).module)
+                weight = getattr(module, "weight", None)
+                plain = type(weight) in (torch.Tensor, nn.Parameter)
+                if not plain or not weight.is_floating_point():
+                    kind = type(weight).__name__
+                    dtype = getattr(weight, "dtype", "an unknown type")
+                    raise ModelError(
+                        f"model: the weights are quantised (layer {site.name} holds {kind} of "
+                        f"{dtype}), which cannot be edited exactly. Load the full-precision model "
+                        "instead, and quantise after erasing."
+                    )
+
+
+def patch_keys(rows: Rows) -> list[PatchKey]:
+    """The weight and, if it has one, the bias of some rows."""
+    names = [f"{PREFIX}{rows.module}.weight"]
+    if rows.bias:
+        names.append(f"{PREFIX}{rows.module}.bias")
+    return [name if rows.whole else (name, (0, rows.start, rows.count)) for name in names]
+
+
+def tensor_of(key: PatchKey) -> str:
+    """The name of the whole tensor that a key belongs to."""
+    return key if isinstance(key, str) else key[0]
+
+
+@torch.no_grad()
+def effective_tensor(model: ModelPatcher, name: str) -> Tensor:
+    """A whole weight or bias with every patch upstream, float32, by ComfyUI's arithmetic."""
+    (weight, convert), *patches = model.get_key_patches(name)[name]
+    copied = weight.to("cpu", torch.float32, copy=True)
+    return comfy.lora.calculate_weight(patches, convert(copied, inplace=True), name)
+
+
+class EffectiveWeights:
+    """The keys and values of a model with every patch upstream: see `pure_core.export.lora`."""
+
+    def __init__(self, model: ModelPatcher, sites: Sites) -> None:
+        self.model, self.sites = model, sites
+
+    def weight(self, site: str, role: Role) -> Tensor:
+        """(d, in), float32."""
+        rows = self.sites[site].rows(role)
+        return rows.of(effective_tensor(self.model, f"{PREFIX}{rows.module}.weight"))
+
+    def bias(self, site: str, role: Role) -> Tensor | None:
+        """(d,), float32, if there is one."""
+        rows = self.sites[site].rows(role)
+        if not rows.bias:
+            return None
+        return rows.of(effective_tensor(self.model, f"{PREFIX}{rows.module}.bias"))
+
+
+def architecture(model: ModelPatcher) -> str:
+    """ComfyUI's name of the architecture, for example SD15 or SDXL."""
+    return type(model.model.model_config).__name__
+
+
+def display_name(model: ModelPatcher) -> str:
+    """The model's name for people: its file where ComfyUI remembers it, and its architecture."""
+    recipe = getattr(model, "cached_patcher_init", None)
+    source = recipe[1][0] if recipe else None
+    known = isinstance(source, str)
+    return f"{Path(source).name} ({architecture(model)})" if known else architecture(model)

@@ -1,0 +1,203 @@
+"""What a model family has to say: where its text is read, and how its files name that.
+
+A *site* is an attention in which image queries read text. It has keys and values, which are rows
+of linear maps, and an output h, all heads side by side, d = heads x head_dim (PURE, arXiv
+2605.25765, section 3). Everything else in the plugin works with sites and rows alone, so a family
+is one file beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+Role = Literal["keys", "values"]
+"""What a projection of the text is used for in attention."""
+
+ROLES: tuple[Role, ...] = ("keys", "values")
+
+Part = Literal["cross", "text", "all"]
+"""What of a site's output E is for. cross: all of it, keys and values are text only. text: the part
+that text tokens contribute, in an attention over text and image tokens with projections of their
+own. all: everything, because text and image tokens share their projections."""
+
+Heard = Callable[[Tensor], None]
+"""Takes a site's h of one model call, (rows, positions, d)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of one linear map: all of W_K, or a part of a fused weight."""
+
+    module: str
+    """Path of the linear module in the diffusion model."""
+
+    start: int
+    count: int
+
+    total: int
+    """Rows of the whole weight."""
+
+    bias: bool = False
+    """Whether the module has a bias, which is edited with the weight."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all rows of the weight."""
+        return self.count == self.total
+
+    def of(self, weight: Tensor) -> Tensor:
+        """These rows of the whole weight or bias, as a view."""
+        return weight.narrow(0, self.start, self.count)
+
+
+class Site(NamedTuple):
+    """One attention in which image queries read text."""
+
+    name: str
+    """As erasers and files call it: a module path in the diffusion model."""
+
+    part: Part
+
+    out: str
+    """Path of the module whose input is h."""
+
+    keys: Rows
+    values: Rows
+
+    heads: int
+    """Of the queries."""
+
+    value_heads: int
+    """Of keys and values; fewer than `heads` with grouped queries."""
+
+    head_dim: int
+
+    text_width: int
+    """Numbers in each text vector that keys and values are made of."""
+
+    @property
+    def width(self) -> int:
+        """d, in which E acts: the rows of the values."""
+        return self.value_heads * self.head_dim
+
+    def rows(self, role: Role) -> Rows:
+        """Its keys or its values."""
+        return self.keys if role == "keys" else self.values
+
+
+class LatentGeometry(NamedTuple):
+    """How pictures and latents are related."""
+
+    channels: int
+    pixels_per_cell: int
+
+    frames: bool = False
+    """Whether latents have an axis of frames before height and width."""
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Rows of a tensor in a model's file."""
+
+    tensor: str
+    start: int
+    count: int
+    total: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all rows of the tensor."""
+        return self.count == self.total
+
+
+class ModelFile(Protocol):
+    """The diffusion model in a file, by the names and shapes of its tensors."""
+
+    @property
+    def family(self) -> str:
+        """The family's name."""
+
+    @property
+    def prefix(self) -> str:
+        """What the file puts before the names of the diffusion model's tensors."""
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """The names of its sites, as `Family.sites` gives them."""
+
+    def widths(self, text: bool = False) -> dict[str, int]:
+        """Site -> d, or the width of the text that it reads."""
+
+    def weight(self, site: str, role: Role) -> FileRows:
+        """Where keys or values lie. Raises ModelFileError if the file lacks them."""
+
+    def bias(self, site: str, role: Role) -> FileRows | None:
+        """Where their bias lies, if they have one."""
+
+    def lora_name(self, site: str, role: Role) -> str:
+        """What a LoRA's tensors for the whole weight begin with."""
+
+    def diffusers_name(self, key: str) -> str:
+        """A tensor's name in the diffusers library, `key` without the prefix.
+
+        Raises ModelFileError where the library has no place for it.
+        """
+
+    def diffusers_config(self) -> dict[str, Any]:
+        """The library's `config.json`. Raises ModelFileError where it cannot build the model."""
+
+
+class Family(Protocol):
+    """A family of models. One object a file, under the name `FAMILY`."""
+
+    @property
+    def name(self) -> str:
+        """As erasers and files call it."""
+
+    @property
+    def models(self) -> str:
+        """Its models, for messages: 'Stable Diffusion 1.x, 2.x and SDXL'."""
+
+    @property
+    def blocks(self) -> Mapping[str, str]:
+        """Words for parts of the model -> what the names of the sites in it begin with."""
+
+    def has(self, net: nn.Module) -> bool:
+        """Whether a diffusion model is of this family."""
+
+    def sites(self, net: nn.Module) -> list[Site]:
+        """Where the model reads text, in the order of its modules; none if it reads none."""
+
+    def listen(self, net: nn.Module, site: Site, heard: Heard) -> Callable[[], None]:
+        """Pass on the site's h at every model call, until the function that is returned is called.
+
+        Nothing of the model may change.
+        """
+
+    def latent(self, net: nn.Module) -> LatentGeometry:
+        """How the model's latents are laid out."""
+
+    def usual_size(self, net: nn.Module, predicts_velocity: bool) -> int:
+        """Width and height in pixels of the pictures that the model was made for."""
+
+    def short_name(self, site: str) -> str:
+        """A site's name for people, where there is little room."""
+
+    def in_file(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelFile | None:
+        """The model in a file with these tensors, or None if it holds none of this family."""
+
+
+def listen_to_output(net: nn.Module, site: Site, heard: Heard) -> Callable[[], None]:
+    """For sites whose h is all that `site.out` gets: a forward pre-hook there hears it.
+
+    It sees h whatever attention backend, LoRA or attention patch is in use.
+    """
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        heard(inputs[0])
+
+    return net.get_submodule(site.out).register_forward_pre_hook(hook).remove

@@ -1,0 +1,1 @@
+"""The file formats: erasers, activations, and safetensors files of models."""
