@@ -1,5 +1,6 @@
 """Sockets and widgets that several nodes share."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
@@ -265,7 +266,7 @@ def numbered_inputs(kind: Any, name: str, tooltip: str) -> list[io.Input]:
     ]
 
 
-def in_order(given: dict[str, list[Any] | None]) -> list[Any]:
+def in_order(given: Mapping[str, list[Any] | None]) -> list[Any]:
     """What came in at numbered sockets, by their number."""
     names = sorted(given, key=lambda name: int(name.rpartition("_")[2]))
     return [each for name in names for each in given[name] or [] if each is not None]
