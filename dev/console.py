@@ -48,17 +48,17 @@ def output(command: Sequence[str | Path], what: str, env: Mapping[str, str] | No
     return result.stdout.strip()
 
 
-def link_to_checkout(link: Path) -> None:
+def link_to_checkout(link: Path, checkout: Path = ROOT) -> None:
     """Make `link` lead to this checkout."""
-    if link.is_symlink() and link.resolve() == ROOT:
+    if link.is_symlink() and link.resolve() == checkout:
         return
     if link.is_symlink():
         link.unlink()
     try:
-        link.symlink_to(ROOT, target_is_directory=True)
+        link.symlink_to(checkout, target_is_directory=True)
     except OSError as error:
         raise SetupError(
-            f"cannot link {link} to {ROOT}: {error}. On Windows switch on developer mode."
+            f"cannot link {link} to {checkout}: {error}. On Windows switch on developer mode."
         ) from error
 
 
