@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..pure_core.anchors import AnchorSet
 from ..pure_core.concepts import KINDS, written_anchors
+from ..pure_core.families import known_models
 from ..pure_core.methods import METHODS
 from ..pure_core.trajectory import Trajectory
 from .defaults import METHOD, STRENGTH
@@ -53,6 +54,16 @@ def optional(widget: Widget) -> Widget:
     """The same input, which may be left out of a workflow."""
     widget.optional = True
     return widget
+
+
+def model_input() -> io.Model.Input:
+    return io.Model.Input(
+        "model", tooltip=f"The model, after all its LoRAs. Supported: {known_models()}."
+    )
+
+
+def clip_input() -> io.Clip.Input:
+    return io.Clip.Input("clip", tooltip="The text encoder that belongs to the model.")
 
 
 def concept_input() -> io.String.Input:
