@@ -14,7 +14,7 @@ ROOT = Path(pure_core.__file__).parents[1]
 
 def test_it_loads_without_comfy():
     code = (
-        "import sys, pure_core.cli, pure_core.methods, pure_core.report;"
+        "import sys, pure_core.cli, pure_core.fitting, pure_core.families, pure_core.report;"
         "print([name for name in sys.modules if name.split('.')[0].startswith('comfy')])"
     )
     done = subprocess.run(
