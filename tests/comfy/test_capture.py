@@ -15,11 +15,11 @@ import folder_paths
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfyui_pure.nodes.defaults import Trajectory
+from comfyui_pure.pure_core.trajectory import Trajectory
 from comfyui_pure.nodes.host import capture as host
 from comfyui_pure.nodes.host.capture import CaptureError, capture, capture_anchors
 from comfyui_pure.nodes.host.conditioning import encode
-from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.nodes.prompts import Anchors
 from comfyui_pure.pure_core.activations import Activations
 from safetensors.torch import save_file
@@ -53,7 +53,7 @@ def listening(model: ModelPatcher) -> Iterator[dict[str, list[tuple[Tensor, Tens
     """Layer -> (x, context) of every call, whatever the rows are."""
     heard: dict[str, list[tuple[Tensor, Tensor]]] = {}
     handles = []
-    for layer in cross_attention_layers(model):
+    for site in Sites.of(model).sites:
         calls = heard.setdefault(layer.name, [])
 
         def hook(
@@ -83,7 +83,7 @@ def test_rows_are_the_attention_output_of_the_layers_own_weights(
     texts = [encode(loaded.clip, prompt).tokens[0] for prompt in prompts]
     expected_texts = [text for text in texts for _ in range(QUICK.latents)]
     empty = encode(loaded.clip, "").tokens[0]
-    for layer in cross_attention_layers(model):
+    for site in Sites.of(model).sites:
         computed = []
         for x, context in heard[layer.name]:
             prompted = (context != empty).any(dim=(1, 2))
@@ -319,21 +319,21 @@ def test_hooks_are_there_while_it_runs(loaded: Loaded) -> None:
     counts = []
     watched = with_wrapper(loaded.model, lambda _: counts.append(pre_hooks(loaded.model)))
     capture(watched, loaded.clip, PROMPTS[:1], QUICK)
-    assert counts == [pre_hooks(loaded.model) + len(cross_attention_layers(loaded.model))] * 2
+    assert counts == [pre_hooks(loaded.model) + len(Sites.of(loaded.model).sites)] * 2
 
 
 def test_nan_in_the_model_is_reported(loaded: Loaded) -> None:
-    layer = cross_attention_layers(loaded.model)[0]
+    layer = Sites.of(loaded.model).sites[0]
     broken = loaded.model.clone()
     weight = torch.full_like(layer.module.to_v.weight, math.nan)
-    broken.add_patches({layer.key("to_v"): ("diff", (weight,))})
+    broken.add_patches({weight_key(site, "values"): ("diff", (weight,))})
     with pytest.raises(CaptureError, match=rf"model: NaN or infinity in layer {layer.name}"):
         capture(broken, loaded.clip, PROMPTS[:1], QUICK)
     assert capture(loaded.model, loaded.clip, PROMPTS[:1], QUICK)
 
 
 def test_a_layer_that_does_not_come_by_is_reported(loaded: Loaded) -> None:
-    layer = cross_attention_layers(loaded.model)[2]
+    layer = Sites.of(loaded.model).sites[2]
     bypassed = loaded.model.clone()
     copy = torch.nn.Sequential(*layer.module.to_out)
     bypassed.add_object_patch(f"diffusion_model.{layer.name}.to_out", copy)

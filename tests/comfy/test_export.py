@@ -15,14 +15,14 @@ import pytest
 import torch
 from comfyui_pure.nodes import SaveCheckpoint, SaveDiffusers, SaveLoRA
 from comfyui_pure.nodes.host.capture import capture_anchors
-from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.nodes.host.patch import AS_FITTED, effective_weight, patch
 from comfyui_pure.nodes.prompts import anchors
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
 from comfyui_pure.pure_core.export import UNetKeys, read_history
 from comfyui_pure.pure_core.files.safetensors_file import SafetensorsFile
-from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.fitting import fit
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from PIL import Image
@@ -100,7 +100,10 @@ def test_an_exported_checkpoint_is_the_patched_model(
     source: Source, strength: float, edit: str
 ) -> None:
     exported = save_checkpoint(source, strength=[strength], edit=[edit])
-    patched = sample(patch(source.loaded.model, source.eraser, strength, edit), source.loaded.clip)
+    patched = sample(
+        patch(source.loaded.model, source.eraser.applied(strength, chosen_edit(edit))).model,
+        source.loaded.clip,
+    )
     loaded = load(exported)
     assert largest_difference(sample(loaded.model, loaded.clip), patched) == 0.0
     assert largest_difference(sample(*source.loaded[:2]), patched) > 0.01
@@ -133,8 +136,8 @@ def test_several_erasers_are_applied_in_order(source: Source) -> None:
     exported = save_checkpoint(
         source, [source.eraser, second], strength=[0.5, 1.0], edit=["values", AS_FITTED]
     )
-    patched = patch(source.loaded.model, source.eraser, 0.5, "values")
-    patched = patch(patched, second, 1.0, AS_FITTED)
+    patched = patch(source.loaded.model, source.eraser.applied(0.5, "values")).model
+    patched = patch(patched, second).model
     loaded = load(exported)
     difference = largest_difference(
         sample(loaded.model, loaded.clip), sample(patched, source.loaded.clip)
@@ -185,11 +188,11 @@ def test_a_lora_at_any_strength_is_the_patch_at_that_strength(
     state = save_lora(model, source.eraser, dtype)
     for strength in (1.0, 0.4, -1.0):
         loaded = comfy.sd.load_lora_for_models(model, None, state, strength, 0.0)[0]
-        patched = patch(model, source.eraser, strength, AS_FITTED)
-        for layer in cross_attention_layers(model):
-            for projection in ("to_k", "to_v"):
-                one = effective_weight(patched, layer.key(projection))
-                other = effective_weight(loaded, layer.key(projection))
+        patched = patch(model, source.eraser.applied(strength)).model
+        for site in Sites.of(model).sites:
+            for role in ROLES:
+                one = effective_weight(patched, weight_key(site, role))
+                other = effective_weight(loaded, weight_key(site, role))
                 assert (one - other).norm() < tolerance * one.norm(), (layer.name, projection)
         difference = largest_difference(
             sample(loaded, source.loaded.clip), sample(patched, source.loaded.clip)
@@ -296,7 +299,7 @@ def test_bad_requests_name_the_input_and_write_nothing(source: Source) -> None:
     with pytest.raises(PureError, match="ckpt_name: expected a file in models/checkpoints"):
         save_checkpoint(source, ckpt_name=["../../secret.safetensors"])
     few = Eraser(dict(list(source.eraser.layers.items())[:3]), source.eraser.provenance)
-    erased = patch(source.loaded.model, source.eraser, 1.0, AS_FITTED)
+    erased = patch(source.loaded.model, source.eraser).model
     with pytest.raises(PureError, match="Connect the wire that goes into PURE Patch"):
         save_lora(erased, source.eraser)
     for save in (

@@ -17,11 +17,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import BASE
 from comfyui_pure.nodes.defaults import Fitting, Trajectory
 from comfyui_pure.nodes.host.capture import CaptureError, capture
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
+from comfyui_pure.nodes.host.sites import ModelError, Sites, family, widths
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
 from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.eraser import PROJECTIONS
-from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.fitting import fit
 from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS, fit_text
 
 from testbed.comfy.families import (
@@ -70,7 +70,7 @@ def test_comfyui_detects_the_full_size_and_every_layer_is_found(name: str) -> No
     assert {key: found[key] for key in kind.unet} == kind.unet
     model = as_model(name, {}, META)
     assert model.model.model_type.name == kind.prediction
-    layers = cross_attention_layers(model)
+    layers = Sites.of(model).sites
     assert {f"{layer.name}.to_v.weight" for layer in layers} == text_keys(state, PREFIX)
     assert len(layers) == kind.layers
     channels = kind.unet["model_channels"]
@@ -81,7 +81,7 @@ def test_comfyui_detects_the_full_size_and_every_layer_is_found(name: str) -> No
 def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     kind = FAMILIES[name]
     model, clip = small(name), encoder(kind.text)
-    layers = cross_attention_layers(model)
+    layers = Sites.of(model).sites
     assert family(model) == kind.detected
     trajectory = TRAJECTORY._replace(cfg=kind.cfg)
     forget, retain = (capture(model, clip, prompts, trajectory, 2) for prompts in PROMPTS)
@@ -91,15 +91,19 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
         if method in TEXT_METHODS:
             eraser = fit_text(method, task)
         else:
-            eraser = fit(method, forget, retain, **Fitting()._asdict())
+            eraser = fit(
+                method,
+                forget,
+                retain,
+            )
         assert eraser.widths == widths(layers, eraser.side)
         assert min(eraser.ranks.values()) > 0
-        patched = patch(model, eraser, 1.0, AS_FITTED)
+        patched = patch(model, eraser).model
         layer = layers[-1]
         for projection in PROJECTIONS[eraser.provenance.edit]:
             before = base_weight(model, layer, projection)
             expected = eraser.layers[layer.name].to(torch.float64).edit_weight(before)
-            actual = effective_weight(patched, layer.key(projection)).double()
+            actual = effective_weight(patched, weight_key(site, role)).double()
             assert torch.allclose(actual, expected, atol=1e-5)
     erased = sample(patched, clip, "a fox", steps=1)
     assert bool(torch.isfinite(erased).all())
@@ -163,4 +167,4 @@ def test_stable_cascade_is_refused() -> None:
     config.set_inference_dtype(torch.float32, None)
     model = ModelPatcher(config.get_model({}, "", device=META), CPU, CPU)
     with pytest.raises(ModelError, match="model: Stable_Cascade_B has no separate cross-attention"):
-        cross_attention_layers(model)
+        Sites.of(model).sites

@@ -27,7 +27,7 @@ from comfy_extras.nodes_hooks import (
 )
 from comfyui_pure.nodes.host.capture import capture
 from comfyui_pure.nodes.host.export import save_lora
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers
+from comfyui_pure.nodes.host.sites import ModelError, Sites
 from comfyui_pure.pure_core.export import Step
 from safetensors.torch import save_file
 from torch import Tensor
@@ -66,9 +66,9 @@ class Weights(NamedTuple):
 
 @pytest.fixture(scope="module")
 def weights(pair: Pair) -> Weights:
-    layer = cross_attention_layers(pair.model)[LAYER]
+    layer = Sites.of(pair.model).sites[LAYER]
     plain = base_weight(pair.model, layer, "to_v")
-    under_lora = effective_weight(with_lora(pair.model), layer.key("to_v"))
+    under_lora = effective_weight(with_lora(pair.model), weight_key(site, "values"))
     erased = dense(pair.eraser.layers[layer.name]) @ plain
     return Weights(plain, erased, under_lora.double() - plain)
 
@@ -128,7 +128,7 @@ def calls(
 ) -> list[Call]:
     """The value projection that is in the module at every model call of a sampling."""
     seen = []
-    module = cross_attention_layers(model)[LAYER].module
+    module = Sites.of(model).sites[LAYER].module
 
     def note(call: dict[str, Any]) -> None:
         seen.append(Call(call["cond_or_uncond"], module.to_v.weight.clone()))
@@ -271,7 +271,7 @@ def test_a_capture_with_a_schedule_for_the_model_alone_follows_it(
     pair: Pair, loaded: Loaded, weights: Weights, files: Path
 ) -> None:
     seen = []
-    module = cross_attention_layers(pair.model)[LAYER].module
+    module = Sites.of(pair.model).sites[LAYER].module
     watched = with_wrapper(pair.patched(), lambda _: seen.append(module.to_v.weight.clone()))
     clip = with_hooks(loaded.clip, first_half_only(lora_hook()))
     capture(watched, clip, ["a ball"], QUICK._replace(run_steps=4))

@@ -22,7 +22,7 @@ from comfyui_pure.nodes import (
     SaveActivations,
 )
 from comfyui_pure.nodes.defaults import Fitting
-from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
@@ -60,7 +60,10 @@ def retain(loaded: Loaded) -> Activations:
 
 def fitted(forget: Activations, retain: Activations | None, method: str = "ridge") -> Eraser:
     given = {"forget": forget, "retain": retain, "method": method}
-    return execute(Fit, **given, **Fitting()._asdict())[0]
+    return execute(
+        Fit,
+        **given,
+    )[0]
 
 
 def combined(erasers: list[Eraser], **given: Any) -> Eraser:
@@ -112,8 +115,8 @@ def test_combined_in_sequence_is_one_patch_after_the_other(
     first, second = (fitted(each, retain) for each in concepts)
     at_once, *_ = patched(loaded.model, combined([first, second], mode="in sequence"))
     in_turn, *_ = patched(patched(loaded.model, first)[0], second)
-    for layer in cross_attention_layers(loaded.model):
-        key = layer.key("to_v")
+    for site in Sites.of(loaded.model).sites:
+        key = weight_key(site, "values")
         assert torch.allclose(
             effective_weight(at_once, key), effective_weight(in_turn, key), atol=1e-5
         )
@@ -151,7 +154,7 @@ def test_the_one_node_erases_a_list_of_concepts(
     neighbours = "\n".join(f"{each}\na photo of {each}" for each in NEIGHBOURS.splitlines())
     both = concepts[0].concatenate(concepts[1])
     assert_same_factors(eraser, fitted(both, captured(loaded, neighbours)).limited(4), 1e-3)
-    assert eraser.provenance.names == ("a ball", "a crate")
+    assert eraser.provenance.concepts == ("a ball", "a crate")
     assert "2 concepts: a ball, a crate" in summary and "max_rank 4" in summary
     assert not torch.equal(sample(model, loaded.clip), sample(loaded.model, loaded.clip))
 
@@ -219,8 +222,8 @@ def test_only_the_chosen_layers_are_patched(
 ) -> None:
     model, eraser, summary = patched(loaded.model, fitted(concepts[0], retain), layers=layers)
     expected = {
-        layer.key("to_v")
-        for layer in cross_attention_layers(loaded.model)
+        weight_key(site, "values")
+        for site in Sites.of(loaded.model).sites
         if layer.name.startswith(blocks)
     }
     assert set(model.patches) == expected

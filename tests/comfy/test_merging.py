@@ -23,8 +23,8 @@ from comfy_extras.nodes_model_merging import (
 )
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 from comfyui_pure.nodes.host.export import save_lora
-from comfyui_pure.nodes.host.fingerprint import fingerprint
-from comfyui_pure.nodes.host.layers import Layer, ModelError, cross_attention_layers
+from comfyui_pure.nodes.host.identity import fingerprint
+from comfyui_pure.nodes.host.sites import Layer, ModelError, Sites
 from comfyui_pure.nodes.host.patch import AS_FITTED, BYPASS, describe, patch
 from comfyui_pure.pure_core.export import Step
 from torch import Tensor
@@ -52,7 +52,7 @@ def second(pair: Pair) -> ModelPatcher:
     """Another model of the architecture."""
     model = comfy.sd.load_diffusion_model(str(pair.path))
     generator = torch.Generator().manual_seed(5)
-    for layer in cross_attention_layers(model):
+    for site in Sites.of(model).sites:
         for projection in PROJECTIONS:
             weight = getattr(layer.module, projection).weight
             noise = torch.randn(weight.shape, generator=generator)
@@ -62,9 +62,9 @@ def second(pair: Pair) -> ModelPatcher:
 
 def require_weights(model: ModelPatcher, expected: Weight) -> None:
     """Every cross-attention key and value projection is what the formula says, in float64."""
-    for layer in cross_attention_layers(model):
+    for site in Sites.of(model).sites:
         for projection in PROJECTIONS:
-            actual = effective_weight(model, layer.key(projection))
+            actual = effective_weight(model, weight_key(site, role))
             assert relative_error(actual, expected(layer, projection)) < ROUNDING, layer.name
 
 
@@ -82,7 +82,7 @@ def change_of_lora(pair: Pair, **which: Any) -> Weight:
     changed = with_lora(pair.model, **which)
 
     def change(layer: Layer, projection: str) -> Tensor:
-        key = layer.key(projection)
+        key = weight_key(site, role)
         return effective_weight(changed, key).double() - base_weight(pair.model, layer, projection)
 
     return change
@@ -111,7 +111,7 @@ def test_a_bypass_lora_is_erased_in_no_order(pair: Pair, prompts: Prompts, first
     def bypassing(model: ModelPatcher) -> ModelPatcher:
         return comfy.sd.load_bypass_lora_for_models(model, None, lora(pair.model), 1.0, 0.0)[0]
 
-    layer = cross_attention_layers(pair.model)[3]
+    layer = Sites.of(pair.model).sites[3]
     model = pair.patched(bypassing(pair.model)) if first == "lora" else bypassing(pair.patched())
     at = (layer, "to_v")
     expected = erasing(pair)(layer) @ weight_of(pair.model)(*at) + change_of_lora(pair)(*at)
@@ -128,7 +128,7 @@ def test_a_bypass_lora_is_erased_in_no_order(pair: Pair, prompts: Prompts, first
 def test_a_lora_between_two_erasers_is_erased_by_the_second_alone(pair: Pair) -> None:
     e, w, change = erasing(pair), weight_of(pair.model), change_of_lora(pair)
     other = random_eraser(pair.model, seed=1)
-    model = patch(with_lora(pair.patched()), other, 1.0, "as fitted")
+    model = patch(with_lora(pair.patched()), other).model
     second = {name: dense(layer) for name, layer in other.layers.items()}
     require_weights(model, lambda *at: second[at[0].name] @ (e(at[0]) @ w(*at) + change(*at)))
 
@@ -136,7 +136,10 @@ def test_a_lora_between_two_erasers_is_erased_by_the_second_alone(pair: Pair) ->
 def test_two_erasers_of_different_strength_and_edit(pair: Pair) -> None:
     """E_b E_a W with every strength, below 0 too; what one of them does not edit it leaves."""
     first, later = random_eraser(pair.model, seed=1), random_eraser(pair.model, seed=2)
-    model = patch(patch(pair.model, first, -0.5, "values"), later, 1.5, "keys and values")
+    model = patch(
+        patch(pair.model, first.applied(-0.5, "values")).model,
+        later.applied(1.5, "keys and values"),
+    ).model
 
     def expected(layer: Layer, projection: str) -> Tensor:
         weight = base_weight(pair.model, layer, projection)
@@ -149,18 +152,18 @@ def test_two_erasers_of_different_strength_and_edit(pair: Pair) -> None:
 
 def test_the_order_of_two_erasers_matters(pair: Pair) -> None:
     other = random_eraser(pair.model, seed=1)
-    one = patch(pair.patched(), other, 1.0, "as fitted")
-    another = pair.patched(patch(pair.model, other, 1.0, "as fitted"))
-    layer = cross_attention_layers(pair.model)[0]
-    key = layer.key("to_v")
+    one = patch(pair.patched(), other).model
+    another = pair.patched(patch(pair.model, other).model)
+    layer = Sites.of(pair.model).sites[0]
+    key = weight_key(site, "values")
     weights = effective_weight(one, key), effective_weight(another, key).double()
     assert relative_error(*weights) > 1e-3
 
 
 def test_a_bypassed_eraser_among_others_changes_no_bit(pair: Pair, prompts: Prompts) -> None:
     other = random_eraser(pair.model, seed=1)
-    bypassed = patch(pair.patched(), other, 0.0, "as fitted")
-    around = pair.patched(patch(pair.model, other, 0.0, "as fitted"))
+    bypassed = patch(pair.patched(), other.applied(0.0)).model
+    around = pair.patched(patch(pair.model, other.applied(0.0)).model)
     expected = ksampler(pair.erased, prompts.positive, prompts.negative)
     for model in (bypassed, around):
         assert difference(ksampler(model, prompts.positive, prompts.negative), expected) == 0
@@ -168,7 +171,7 @@ def test_a_bypassed_eraser_among_others_changes_no_bit(pair: Pair, prompts: Prom
 
 def test_an_eraser_and_its_opposite_amplify_and_erase(pair: Pair, prompts: Prompts) -> None:
     """Strength -1 does not undo strength 1: (I + L R)(I - L R) = I - (L R)^2."""
-    model = patch(pair.patched(), pair.eraser, -1.0, "as fitted")
+    model = patch(pair.patched(), pair.eraser.applied(-1.0)).model
 
     def expected(layer: Layer, projection: str) -> Tensor:
         factors = pair.eraser.layers[layer.name]
@@ -251,7 +254,7 @@ def test_sampling_uses_the_merged_weights(
     pair: Pair, second: ModelPatcher, prompts: Prompts
 ) -> None:
     merged, share = MERGES["ModelMergeSimple"]
-    layer = cross_attention_layers(pair.model)[3]
+    layer = Sites.of(pair.model).sites[3]
     one, other = weight_of(pair.model)(layer, "to_v"), weight_of(second)(layer, "to_v")
     (a, b), e = share(layer), erasing(pair)(layer)
     for model, expected in (

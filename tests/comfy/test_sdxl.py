@@ -14,11 +14,11 @@ import torch
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes import EraseConcept
-from comfyui_pure.nodes.defaults import Trajectory
+from comfyui_pure.pure_core.trajectory import Trajectory
 from comfyui_pure.nodes.host import capture as host
 from comfyui_pure.nodes.host.capture import capture
 from comfyui_pure.nodes.host.conditioning import encode
-from comfyui_pure.nodes.host.layers import cross_attention_layers, family, widths
+from comfyui_pure.nodes.host.sites import Sites, family, widths
 
 import nodes
 from testbed.comfy.families import FAMILIES, randomise, small, text_encoder
@@ -77,7 +77,7 @@ def model() -> ModelPatcher:
 
 def test_the_model_is_what_it_stands_for(model: ModelPatcher, clip: comfy.sd.CLIP) -> None:
     assert family(model) == "SDXL"
-    layers = cross_attention_layers(model)
+    layers = Sites.of(model).sites
     assert len(layers) == 5 and set(widths(layers).values()) == {64}
     assert layers[0].module.to_v.weight.shape == (64, 2048)
     first, second = (encode(clip, prompt) for prompt in PROMPTS)
@@ -174,10 +174,10 @@ def test_a_concept_is_erased_from_keys_and_values(model: ModelPatcher, clip: com
         strength=1.0,
         **QUICK._asdict(),
     )
-    for layer in cross_attention_layers(model):
+    for site in Sites.of(model).sites:
         factors = eraser.layers[layer.name]
         e = torch.eye(64).double() - factors.proj_left.double() @ factors.proj_right.double()
-        for projection in ("to_k", "to_v"):
+        for role in ROLES:
             expected = e @ base_weight(model, layer, projection)
-            actual = effective_weight(patched, layer.key(projection)).double()
+            actual = effective_weight(patched, weight_key(site, role)).double()
             assert torch.allclose(actual, expected, atol=1e-6)
