@@ -21,13 +21,21 @@ from comfyui_pure.nodes import (
     Patch,
     SaveActivations,
 )
-from comfyui_pure.nodes.defaults import Fitting
 from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
 
-from testbed.comfy.stock import QUICK, Loaded, effective_weight, execute, sample, with_lora
+from testbed.comfy.stock import (
+    QUICK,
+    Loaded,
+    effective_weight,
+    execute,
+    sample,
+    weight_key,
+    with_lora,
+)
 
 CONCEPTS = ("a ball\na photo of a ball", "a crate\na photo of a crate")
 NEIGHBOURS = "a star\na heart\na tree"
@@ -43,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield own
 
 
-def captured(loaded: Loaded, prompts: str, **changes: Any) -> Activations:
+def captured(loaded: Loaded, prompts: AnchorSet | str, **changes: Any) -> Activations:
     trajectory = QUICK._replace(**changes)._asdict()
     return execute(Capture, model=loaded.model, clip=loaded.clip, prompts=prompts, **trajectory)[0]
 
@@ -59,11 +67,7 @@ def retain(loaded: Loaded) -> Activations:
 
 
 def fitted(forget: Activations, retain: Activations | None, method: str = "ridge") -> Eraser:
-    given = {"forget": forget, "retain": retain, "method": method}
-    return execute(
-        Fit,
-        **given,
-    )[0]
+    return execute(Fit, forget=forget, retain=retain, method=method)[0]
 
 
 def combined(erasers: list[Eraser], **given: Any) -> Eraser:
@@ -89,11 +93,12 @@ def test_an_empty_line_in_the_prompts_begins_another_concept(
     loaded: Loaded, concepts: list[Activations]
 ) -> None:
     both = captured(loaded, "\n\n".join(CONCEPTS))
-    assert both.groups == (2, 2)
+    assert both.anchors.concepts == ("a ball", "a crate")
+    assert both.anchors.owners == (0, 0, 1, 1)
     (together,) = execute(
         ConcatenateActivations, activations_1=[concepts[0]], activations_2=[concepts[1]]
     )
-    assert (together.groups, together.prompts) == (both.groups, both.prompts)
+    assert together.anchors == both.anchors
     for name, rows in both.rows.items():
         assert torch.allclose(rows, together.rows[name], atol=1e-5)
 
@@ -193,7 +198,7 @@ def test_activations_of_another_capture_or_model_are_refused(
     moved = Loaded(with_lora(loaded.model), loaded.clip, loaded.vae)
     for other, words in (
         (captured(loaded, NEIGHBOURS, width=128), "width 64 / 128"),
-        (captured(moved, NEIGHBOURS), "source_fingerprint"),
+        (captured(moved, NEIGHBOURS), r"what was patched into .*\(LoRA"),
     ):
         with pytest.raises(PureError, match=f"cannot be joined.*{words}"):
             execute(ConcatenateActivations, activations_1=[retain], activations_2=[other])
@@ -224,7 +229,7 @@ def test_only_the_chosen_layers_are_patched(
     expected = {
         weight_key(site, "values")
         for site in Sites.of(loaded.model).sites
-        if layer.name.startswith(blocks)
+        if site.name.startswith(blocks)
     }
     assert set(model.patches) == expected
     assert f"in {len(expected)} of 7 layers" in summary
