@@ -13,14 +13,18 @@ DIGITS = 0.00001
 
 
 def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
-    """One widget for every setting of these methods, each once; all may be left out."""
+    """One widget for every setting of these methods, each once; all may be left out.
+
+    Those that are folded away come last.
+    """
     users: dict[str, list[str]] = {}
     settings: dict[str, Setting] = {}
     for method in methods.values():
         for each in method.settings:
             users.setdefault(each.name, []).append(method.name)
             settings[each.name] = each
-    return [setting_input(each, ", ".join(users[name])) for name, each in settings.items()]
+    ordered = sorted(settings.values(), key=lambda each: each.advanced)
+    return [setting_input(each, ", ".join(users[each.name])) for each in ordered]
 
 
 def setting_input(setting: Setting, methods: str = "") -> io.Input:
