@@ -21,7 +21,8 @@ AS_SET = "as set below"
 def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
     """The choice of a preset, and a widget for every setting of these methods, each once.
 
-    All may be left out. The editor shows those of the chosen method: see `web/methods.js`.
+    All may be left out, and those that are folded away come last. The editor shows those of the
+    chosen method: see `web/methods.js`.
     """
     users: dict[str, list[str]] = {}
     settings: dict[str, Setting] = {}
@@ -29,8 +30,8 @@ def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
         for each in method.settings:
             users.setdefault(each.name, []).append(method.name)
             settings[each.name] = each
-    widgets = [_setting_input(each, users[name]) for name, each in settings.items()]
-    return [_preset_input(methods), *widgets]
+    ordered = sorted(settings.values(), key=lambda each: each.advanced)
+    return [_preset_input(methods), *(_setting_input(each, users[each.name]) for each in ordered)]
 
 
 def chosen_settings(method: Method, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
