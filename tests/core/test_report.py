@@ -99,8 +99,10 @@ def test_little_erasing_is_warned_of_with_what_to_change(make_activations):
     forget, retain = apart(make_activations(seed=1), 5), make_activations(prompts=8, seed=2)
     protected = FitReport.of(fit("pure", forget, retain, retain_energy=1.0), forget, retain)
     assert "lower retain_energy (now 1.0)" in protected.summary()
-    weak = FitReport.of(fit("ridge", forget, retain, keep=1.0, damping=100.0), forget, retain)
-    assert "Raise overshoot, or lower keep (now 1.0) or damping" in weak.summary()
+    weak = FitReport.of(
+        fit("ridge", forget, retain, keep=1.0, damping=10.0, overshoot=0.5), forget, retain
+    )
+    assert "Raise overshoot (now 0.5), or lower keep (now 1.0) or damping" in weak.summary()
     erased = FitReport.of(fit("ridge", forget, retain, keep=0.1), forget, retain)
     assert erased.warnings == ()
     assert "Warning" not in erased.summary()
