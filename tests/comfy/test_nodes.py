@@ -329,7 +329,7 @@ def test_the_open_path_and_the_one_node_agree(loaded: Loaded, fitted: dict[str, 
     patched, _, patched_how = execute(
         Patch, model=loaded.model, eraser=fitted["eraser"], strength=1.0, edit="as fitted"
     )
-    assert patched_how in summary and "way to the neighbours" in summary
+    assert patched_how in summary and "shift towards the neighbours" in summary
     assert set(model.patches) == set(patched.patches)
     for name, layer in eraser.layers.items():
         other = fitted["eraser"].layers[name]
