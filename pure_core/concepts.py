@@ -9,9 +9,9 @@ How lists are read. People type a name a line, but also paste lists, so of a lis
 - a mark before each name ("- ", "* ", "\N{BULLET} ") is dropped, and so are numbers ("1. ", "2) ")
   if every line of several has one: alone, "1. FC Nuremberg" is a name;
 - a comma or semicolon at the end of a line is dropped;
-- a single line is several names if semicolons stand in it. Commas part it, too, among the
-  neighbours, which are several as a rule; in a concept two or more are needed, since "Paris, Texas"
-  is one. In a list of several lines commas belong to the names.
+- a single line with semicolons is several names, and commas belong to them. Without semicolons
+  commas separate the neighbours, which are several as a rule; in a concept two or more commas are
+  needed, since "Paris, Texas" is one. In a list of several lines commas belong to the names.
 
 Prompts and templates keep all of that. Everywhere invisible characters do not count: byte
 order marks and the like are dropped, unusual blanks are blanks, and letters with accents are
@@ -73,7 +73,6 @@ KINDS = tuple(TEMPLATES)
 _COMMAS, _SEMICOLONS = ",\N{FULLWIDTH COMMA}\N{IDEOGRAPHIC COMMA}", ";\N{FULLWIDTH SEMICOLON}"
 _BETWEEN = _COMMAS + _SEMICOLONS
 _COMMA, _SEMICOLON = re.compile(f"[{_COMMAS}]"), re.compile(f"[{_SEMICOLONS}]")
-_SEPARATOR = re.compile(f"[{_BETWEEN}]")
 _BULLET = re.compile(r"^[-*+\N{BULLET}\N{EN DASH}\N{EM DASH}]\s+")
 _NUMBER = re.compile(r"^\d{1,3}[.)]\s+")
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
@@ -113,8 +112,10 @@ def names(text: str, commas: int) -> tuple[str, ...]:
     given = [line.strip(_BETWEEN + " ") for line in given]
     if len(given) == 1:
         (line,) = given
-        several = len(_COMMA.findall(line)) >= commas
-        given = (_SEPARATOR if several else _SEMICOLON).split(line)
+        if _SEMICOLON.search(line):
+            given = _SEMICOLON.split(line)
+        elif len(_COMMA.findall(line)) >= commas:
+            given = _COMMA.split(line)
     return tuple(found for each in given if (found := " ".join(each.split())))
 
 

@@ -44,7 +44,7 @@ def test_concepts(typed: str, read: tuple[str, ...]) -> None:
     ("typed", "read"),
     [
         ("dog, horse", ("dog", "horse")),
-        ("dog; Paris, Texas", ("dog", "Paris", "Texas")),
+        ("dog; Paris, Texas", ("dog", "Paris, Texas")),
         ("dog\nParis, Texas", ("dog", "Paris, Texas")),
         ("dog\nDog\n dog\u200b\nhorse", ("dog", "horse")),
         ("Dali\u0301\nDal\u00ed", ("Dal\u00ed",)),
