@@ -16,6 +16,8 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -97,8 +99,22 @@ def enter_comfy() -> None:
     import utils.extra_config  # noqa: F401
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that was ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.name == "posix":
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def run_comfy(extra: list[str]) -> None:
     """Run ComfyUI's `main.py` as the main program, with the shared arguments and `extra`."""
+    end_with_parent()
     tree, arguments = environment_arguments()
     if os.environ.get("PURE_DECLARE_OPERATORS") == "1":
         declare_missing_operators()

@@ -11,6 +11,7 @@ from .types import (
     STEPS,
     Activations,
     anchors_input,
+    cells_input,
     given_anchors,
     schema,
     trajectory_inputs,
@@ -45,6 +46,7 @@ class Capture(io.ComfyNode):
                     "first prompt.",
                 ),
                 *trajectory_inputs(),
+                cells_input(),
             ],
             outputs=[Activations.Output(display_name="activations")],
         )

@@ -10,7 +10,7 @@ from ..pure_core.fitting import fit
 from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
 from ..pure_core.trajectory import Trajectory
-from .host.capture import capture_both
+from .host.capture import remembered_capture
 from .host.patch import patch
 from .host.progress import progress
 from .report import pictured, shown
@@ -112,7 +112,7 @@ class EraseConcept(io.ComfyNode):
             )
         cells = METHODS[method].cells
         wanted = Trajectory(**trajectory)._replace(cells=cells)
-        forget, retain = capture_both(model, clip, anchors, wanted)
+        forget, retain = remembered_capture(model, clip, anchors, wanted)
         eraser = fit(method, forget, retain, progress())
         if max_rank:
             eraser = eraser.limited(max_rank)

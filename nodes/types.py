@@ -109,7 +109,7 @@ def templates_input() -> io.String.Input:
 
 
 def trajectory_inputs() -> list[io.Input]:
-    """One input per field of `Trajectory`, in its order."""
+    """One input per field of `Trajectory` in its order, but for the cells."""
     default = Trajectory()
     return [
         io.Int.Input(
@@ -191,16 +191,15 @@ def trajectory_inputs() -> list[io.Input]:
             default=default.scheduler,
             tooltip="How noise levels are spaced over the steps.",
         ),
-        cells_input(default.cells),
     ]
 
 
-def cells_input(default: int) -> io.Int.Input:
+def cells_input() -> io.Int.Input:
     return advanced(
         optional(
             io.Int.Input(
                 "cells",
-                default=default,
+                default=Trajectory().cells,
                 min=1,
                 max=16,
                 step=1,

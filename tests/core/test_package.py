@@ -26,3 +26,10 @@ def test_it_loads_without_comfy():
 def test_its_version_is_the_project_s():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(r'^version = "(.+)"$', project, re.MULTILINE)[1] == pure_core.__version__
+
+
+def test_requirements_are_the_project_s_dependencies():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)[1]
+    wanted = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    assert [name.strip(' "') for name in listed.split(",")] == wanted
