@@ -8,7 +8,7 @@ import math
 import pytest
 
 from pure_core.evaluation.ledger import Ledger, LedgerError
-from pure_core.evaluation.rates import Z, Rate, harmonic_mean
+from pure_core.evaluation.rates import Rate, Z, harmonic_mean
 
 FIELDS = ("method", "seed")
 
@@ -34,8 +34,9 @@ def test_a_published_interval():
 def test_counts_add_up_and_print_with_a_leading_zero():
     assert Rate(1, 8) + Rate(3, 8) == Rate(4, 16)
     assert str(Rate(4, 16)) == "0.25 (0.10–0.49, n=16)"
+    pair = (3, 8)
     with pytest.raises(TypeError):
-        Rate(1, 8) + (3, 8)
+        Rate(1, 8) + pair
 
 
 def test_the_harmonic_mean_is_that_of_the_reciprocals():
