@@ -48,6 +48,20 @@ def output(command: Sequence[str | Path], what: str, env: Mapping[str, str] | No
     return result.stdout.strip()
 
 
+def link_to_checkout(link: Path, checkout: Path = ROOT) -> None:
+    """Make `link` lead to this checkout."""
+    if link.is_symlink() and link.resolve() == checkout:
+        return
+    if link.is_symlink():
+        link.unlink()
+    try:
+        link.symlink_to(checkout, target_is_directory=True)
+    except OSError as error:
+        raise SetupError(
+            f"cannot link {link} to {checkout}: {error}. On Windows switch on developer mode."
+        ) from error
+
+
 def merged(env: Mapping[str, str] | None) -> dict[str, str]:
     """This process's environment with `env` laid over it; progress is never held back."""
     return {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}

@@ -20,6 +20,7 @@ import threading
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,13 +37,14 @@ def declare_missing_operators() -> None:
     ComfyUI needs torchvision only to import; nothing this project runs calls these operators.
     """
     try:
-        import torchvision
+        import torchvision  # type: ignore[import-untyped]
     except (ImportError, OSError, RuntimeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         import torch
 
-        library = torch.library.Library("torchvision", "DEF")
+        make: Any = torch.library.Library
+        library = make("torchvision", "DEF")
         for operator in VISION_OPERATORS:
             library.define(operator + VISION_SIGNATURE)
         import torchvision
@@ -96,7 +98,7 @@ def enter_comfy() -> None:
         sys.argv = own
 
     # As main.py does: nodes.py puts comfy/ itself first on the path, where a utils.py hides this.
-    import utils.extra_config  # noqa: F401
+    import utils.extra_config  # type: ignore[import-not-found]  # noqa: F401
 
 
 def end_with_parent() -> None:

@@ -12,7 +12,9 @@ from .types import (
     Activations,
     anchors_input,
     cells_input,
+    clip_input,
     given_anchors,
+    model_input,
     schema,
     trajectory_inputs,
 )
@@ -37,8 +39,8 @@ class Capture(io.ComfyNode):
                 "captured."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
-                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                model_input(),
+                clip_input(),
                 anchors_input(
                     "prompts",
                     "What to capture: connect forget or retain of PURE Concept, or type prompts, "

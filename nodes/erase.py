@@ -18,10 +18,12 @@ from .types import (
     CATEGORY,
     Eraser,
     advanced,
+    clip_input,
     concept_input,
     kind_input,
     max_rank_input,
     method_input,
+    model_input,
     neighbours_input,
     optional,
     schema,
@@ -62,8 +64,8 @@ class EraseConcept(io.ComfyNode):
                 "use the other PURE nodes."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
-                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                model_input(),
+                clip_input(),
                 concept_input(),
                 neighbours_input(),
                 kind_input(),

@@ -12,10 +12,10 @@ import pure_core
 ROOT = Path(pure_core.__file__).parents[1]
 
 
-def test_it_loads_without_comfy():
+def test_it_loads_without_comfy_and_without_what_only_pictures_need():
     code = (
         "import sys, pure_core.cli, pure_core.methods, pure_core.report;"
-        "print([name for name in sys.modules if name.split('.')[0].startswith('comfy')])"
+        "print([name for name in sys.modules if name.split('.')[0] in ('comfy', 'PIL', 'scipy')])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from pure_core.activations import Activations
+from pure_core.anchors import AnchorSet
 from pure_core.bases import fit_basis
+from pure_core.eraser import Eraser
 from pure_core.errors import PureError
-from pure_core.methods import fit
+from pure_core.fitting import fit
 from pure_core.report import FitReport, draw, panel
 from pure_core.report.canvas import printable
 from pure_core.report.picture import FORGET, RETAIN, short_name
@@ -30,11 +32,17 @@ def apart(activations: Activations, seed: int) -> Activations:
     return replace(activations, rows=rows)
 
 
+def scaled(eraser: Eraser, strength: float) -> Eraser:
+    """Whose layers go less far: the report itself is at strength 1 whatever is chosen."""
+    layers = {name: layer.scaled(strength) for name, layer in eraser.layers.items()}
+    return replace(eraser, layers=layers)
+
+
 def test_an_identity_eraser_removes_nothing_and_keeps_everything(make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
-    report = FitReport.of(fit("pure", forget, retain).strength(0), forget, retain)
+    report = FitReport.of(scaled(fit("pure", forget, retain), 0), forget, retain)
     for layer in report.layers:
-        assert layer.forget_removed == layer.mean_removed == layer.way == layer.gap_closed == 0
+        assert layer.forget_removed == layer.mean_removed == layer.shift == layer.gap_closed == 0
         assert layer.retain_kept == 1
         assert layer.rank == 0
 
@@ -55,8 +63,8 @@ def test_the_shares_are_those_of_the_dense_matrices(make_activations):
     assert layer.forget_removed == pytest.approx(1 - energy(h_f @ e.T) / energy(h_f), abs=1e-5)
     assert layer.mean_removed == pytest.approx(1 - energy(e @ mean) / energy(mean), abs=1e-5)
     gap = (h_f - means).double()
-    way = float(((h_f - h_f @ e.T).double() * gap).sum()) / energy(gap)
-    assert layer.way == pytest.approx(way, abs=1e-5)
+    shift = float(((h_f - h_f @ e.T).double() * gap).sum()) / energy(gap)
+    assert layer.shift == pytest.approx(shift, abs=1e-5)
     assert layer.gap_closed == pytest.approx(
         1 - energy(h_f @ e.T - means) / energy(h_f - means), abs=1e-5
     )
@@ -91,8 +99,10 @@ def test_little_erasing_is_warned_of_with_what_to_change(make_activations):
     forget, retain = apart(make_activations(seed=1), 5), make_activations(prompts=8, seed=2)
     protected = FitReport.of(fit("pure", forget, retain, retain_energy=1.0), forget, retain)
     assert "lower retain_energy (now 1.0)" in protected.summary()
-    weak = FitReport.of(fit("ridge", forget, retain, keep=1.0, damping=100.0), forget, retain)
-    assert "Raise overshoot, or lower keep (now 1.0) or damping" in weak.summary()
+    weak = FitReport.of(
+        fit("ridge", forget, retain, keep=1.0, damping=10.0, overshoot=0.5), forget, retain
+    )
+    assert "Raise overshoot (now 0.5), or lower keep (now 1.0) or damping" in weak.summary()
     erased = FitReport.of(fit("ridge", forget, retain, keep=0.1), forget, retain)
     assert erased.warnings == ()
     assert "Warning" not in erased.summary()
@@ -133,7 +143,7 @@ def test_bars_grow_with_what_they_show(make_activations):
     forget, retain = apart(make_activations(seed=1), 5), make_activations(seed=2)
 
     def red(strength: float) -> int:
-        report = FitReport.of(fit("pure", forget, None).strength(strength), forget, retain)
+        report = FitReport.of(scaled(fit("pure", forget, None), strength), forget, retain)
         table = draw(report)[:, 300:420]
         return int((table == np.array(FORGET)).all(-1).sum())
 
@@ -143,27 +153,29 @@ def test_bars_grow_with_what_they_show(make_activations):
 def test_layers_of_zeros_and_strange_prompts_are_drawn(make_activations):
     forget = make_activations(seed=1)
     silent = {layer: torch.zeros_like(rows) for layer, rows in forget.rows.items()}
-    forget = Activations(silent, ("皮卡丘 " * 60,) * len(forget.prompts), forget.settings)
+    anchors = AnchorSet.written([["皮卡丘 " * 60] * len(forget.prompts)])
+    forget = replace(forget, rows=silent, anchors=anchors)
     report = FitReport.of(fit("pure", forget, None), forget, None)
     assert draw(report).shape[1] == 1024
     assert report.layers[0].forget_rank == 0
 
 
 def test_names_are_short_and_printable():
-    assert short_name("input_blocks.4.1.transformer_blocks.0.attn2") == "input 4.1 / 0"
-    assert short_name("middle_block.1.transformer_blocks.9.attn2") == "middle 1 / 9"
-    assert len(short_name("some.other.model.with.long.names.attn2")) <= 18
+    assert short_name("input_blocks.4.1.transformer_blocks.0.attn2", "unet") == "input 4.1 / 0"
+    assert short_name("middle_block.1.transformer_blocks.9.attn2", "unet") == "middle 1 / 9"
+    for family in ("unet", "a later one"):
+        assert len(short_name("some.other.model.with.long.names.attn2", family)) <= 18
     assert printable("Pokémon – 皮") == "Pokemon ? ?"
 
 
-def test_an_overshoot_of_the_ridge_goes_further_on_the_same_way(make_activations):
+def test_an_overshoot_of_the_ridge_goes_further_in_the_same_direction(make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
     once, twice = (
         FitReport.of(fit("ridge", forget, retain, overshoot=o), forget, retain) for o in (1.0, 2.0)
     )
     for one, two in zip(once.layers, twice.layers, strict=True):
-        assert 0.5 < one.way < 1.0 < two.way == pytest.approx(2 * one.way, rel=1e-4)
-    assert not any("of the way" in warning for warning in twice.warnings)
+        assert 0.5 < one.shift < 1.0 < two.shift == pytest.approx(2 * one.shift, rel=1e-4)
+    assert not any("shift towards" in warning for warning in twice.warnings)
 
 
 @pytest.mark.parametrize("with_neighbours", [True, False])

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from dev.checks import Stage, lint_stages, report, run_beside, run_stage, split_selection
-from dev.console import ROOT, merged
+from dev.console import ROOT, link_to_checkout, merged
 
 MISTAKES = {
     "ruff check": ("pure_core/module.py", "import os\n", "F401"),
     "ruff format": ("pure_core/module.py", "ONE  =  1\n", "would be reformatted"),
-    "mypy pure_core": ("pure_core/module.py", "def same(x):\n    return x\n", "no-untyped-def"),
+    "mypy": ("pure_core/module.py", "def same(x):\n    return x\n", "no-untyped-def"),
     "codespell": ("README.md", "It erases teh concept.\n", "teh ==> the"),  # codespell:ignore teh
     "deno lint": ("web/module.js", "let one = 1\nexport const two = 2 * one\n", "prefer-const"),
     "deno check": ("web/module.js", 'import { mak } from "./dom.js"\nmak("p")\n', "mak"),
@@ -48,8 +48,9 @@ def test_every_check_of_the_sources_has_a_mistake_to_find() -> None:
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_check_of_the_sources_finds_its_mistake(name: str, tmp_path: Path) -> None:
     file, mistake, word = MISTAKES[name]
-    for part in ("pure_core", "web"):
-        (tmp_path / part).mkdir()
+    for part in ("pure_core", "nodes", "dev", "web", ".dev/types"):
+        (tmp_path / part).mkdir(parents=True)
+    link_to_checkout(tmp_path / ".dev" / "types" / "comfyui_pure", tmp_path)
     for settings in ("pyproject.toml", "deno.jsonc", "web/dom.js"):
         shutil.copyfile(ROOT / settings, tmp_path / settings)
     (tmp_path / file).write_text(mistake, encoding="utf-8")
