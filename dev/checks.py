@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dev.console import ROOT, merged, say
+from dev.comfyui import DEV
+from dev.console import ROOT, link_to_checkout, merged, say
+from dev.processes import end_all, started
 
 PURE_TESTS = ("tests/core", "tests/world", "tests/dev")
 COMFY_TESTS = "tests/comfy"
@@ -44,12 +46,12 @@ class Outcome:
 def run_stage(stage: Stage) -> Outcome:
     """Run one stage, its output passed on line by line."""
     say(f"== {stage.name}")
-    started = time.monotonic()
+    began = time.monotonic()
     last_line = ""
-    with subprocess.Popen(
-        [str(word) for word in stage.command],
-        cwd=ROOT,
-        env=merged(stage.env),
+    with started(
+        stage.command,
+        ROOT,
+        merged(stage.env),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -60,9 +62,10 @@ def run_stage(stage: Stage) -> Outcome:
         for line in process.stdout:
             print(f"{stage.label}{line}", end="", flush=True)
             last_line = line.strip() or last_line
+        process.wait()
     empty = stage.may_be_empty and process.returncode == NOTHING_COLLECTED
     passed = process.returncode == 0 or empty
-    return Outcome(stage, passed, time.monotonic() - started, last_line)
+    return Outcome(stage, passed, time.monotonic() - began, last_line)
 
 
 def run_beside(stages: Sequence[Stage]) -> list[Outcome]:
@@ -76,15 +79,31 @@ def run_beside(stages: Sequence[Stage]) -> list[Outcome]:
         for stage in stages
     ]
     with ThreadPoolExecutor(len(shared)) as pool:
-        return list(pool.map(run_stage, shared))
+        try:
+            return list(pool.map(run_stage, shared))
+        except BaseException:
+            end_all()  # or leaving the pool would wait for them
+            raise
+
+
+def link_package() -> None:
+    """Let the checkout be found as the package that it is in ComfyUI, whatever its name."""
+    (ROOT / ".dev" / "types").mkdir(parents=True, exist_ok=True)
+    link_to_checkout(ROOT / ".dev" / "types" / "comfyui_pure")
 
 
 def lint_stages(python: Path, env: Mapping[str, str]) -> list[Stage]:
-    """Style over everything, types over the mathematics."""
+    """Style and spelling over everything, types over the plugin, dev and the editor's part."""
+    link_package()
+    # Its cache stays in the checkout, and it asks no server for a newer version.
+    deno = {**env, "DENO_DIR": str(DEV / "deno"), "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
     return [
         Stage("ruff check", [python, "-m", "ruff", "check", "."], env),
         Stage("ruff format", [python, "-m", "ruff", "format", "--check", "."], env),
-        Stage("mypy pure_core", [python, "-m", "mypy"], env),
+        Stage("mypy", [python, "-m", "mypy"], env),
+        Stage("codespell", [python, "-m", "codespell_lib"], env),
+        Stage("deno lint", [python, "-m", "deno", "lint"], deno),
+        Stage("deno check", [python, "-m", "deno", "check", "--no-remote", "web"], deno),
     ]
 
 

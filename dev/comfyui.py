@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev import packages, releases
-from dev.console import ROOT, SetupError, output, say
+from dev.console import ROOT, SetupError, link_to_checkout, output, say
 from dev.model import shipped_checkpoint
 
 DEV = ROOT / ".dev"
@@ -157,26 +157,12 @@ def base_folder(name: str) -> Path:
     base = DEV / name
     for part in ("custom_nodes", "models/checkpoints", "input", "output", "user/default/workflows"):
         (base / part).mkdir(parents=True, exist_ok=True)
-    link_plugin(base / "custom_nodes" / "comfyui-pure")
+    link_to_checkout(base / "custom_nodes" / "comfyui-pure")
     for workflow in sorted((ROOT / "example_workflows").glob("*.json")):
         copy = base / "user" / "default" / "workflows" / workflow.name
         if not copy.exists():  # the person may have saved it again with changes
             shutil.copyfile(workflow, copy)
     return base
-
-
-def link_plugin(link: Path) -> None:
-    """Make `link` lead to this checkout."""
-    if link.is_symlink() and link.resolve() == ROOT:
-        return
-    if link.is_symlink():
-        link.unlink()
-    try:
-        link.symlink_to(ROOT, target_is_directory=True)
-    except OSError as error:
-        raise SetupError(
-            f"cannot link {link} to {ROOT}: {error}. On Windows switch on developer mode."
-        ) from error
 
 
 def place_checkpoint(python: Path, base: Path) -> Path | None:

@@ -11,12 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from dev import checks, comfyui
 from dev.browser import provide_browser
 from dev.cache import cache_folder
 from dev.console import ROOT, SetupError, fail, merged, say
+from dev.processes import started
 from dev.releases import RELEASES
 
 NEWEST = next(iter(RELEASES))
@@ -138,17 +140,11 @@ def serve(options: argparse.Namespace) -> int:
     port = free_port(options.port)
     address = f"http://127.0.0.1:{port}/"
     server = ["comfy", "--listen", "127.0.0.1", "--port", str(port), *options.rest]
-    process = subprocess.Popen(
-        [str(word) for word in comfy.command(*server)],
-        cwd=comfy.base,
-        env=merged(comfy.environment(options.device)),
-    )
-    try:
+    env = merged(comfy.environment(options.device))
+    with started(comfy.command(*server), comfy.base, env) as process:
         if wait_for(address, process):
             say(f"ComfyUI {comfy.version} is open at {address} (Ctrl-C ends it)")
         return process.wait()
-    finally:
-        end(process)
 
 
 def run_file(options: argparse.Namespace) -> int:
@@ -160,24 +156,10 @@ def run_file(options: argparse.Namespace) -> int:
     return status
 
 
-def attend(command: Sequence[object], env: dict[str, str]) -> int:
+def attend(command: Sequence[str | Path], env: dict[str, str]) -> int:
     """Run a program to its end and end it if this one is ended; its exit status."""
-    process = subprocess.Popen([str(word) for word in command], cwd=ROOT, env=merged(env))
-    try:
+    with started(command, ROOT, merged(env)) as process:
         return process.wait()
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a program that we started, if it still runs."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def free_port(wish: int) -> int:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dev.processes import started
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,9 +31,10 @@ def run(
 ) -> None:
     """Run a command to its end, its output shown; raise SetupError naming `what` if it fails."""
     words = [str(word) for word in command]
-    result = subprocess.run(words, env=merged(env), cwd=cwd, check=False)
-    if result.returncode != 0:
-        raise SetupError(f"{what} failed (exit {result.returncode}): {shlex.join(words)}")
+    with started(words, cwd, merged(env)) as process:
+        status = process.wait()
+    if status != 0:
+        raise SetupError(f"{what} failed (exit {status}): {shlex.join(words)}")
 
 
 def output(command: Sequence[str | Path], what: str, env: Mapping[str, str] | None = None) -> str:
@@ -43,6 +46,20 @@ def output(command: Sequence[str | Path], what: str, env: Mapping[str, str] | No
     if result.returncode != 0:
         raise SetupError(f"{what} failed: {shlex.join(words)}\n{result.stderr.strip()}")
     return result.stdout.strip()
+
+
+def link_to_checkout(link: Path, checkout: Path = ROOT) -> None:
+    """Make `link` lead to this checkout."""
+    if link.is_symlink() and link.resolve() == checkout:
+        return
+    if link.is_symlink():
+        link.unlink()
+    try:
+        link.symlink_to(checkout, target_is_directory=True)
+    except OSError as error:
+        raise SetupError(
+            f"cannot link {link} to {checkout}: {error}. On Windows switch on developer mode."
+        ) from error
 
 
 def merged(env: Mapping[str, str] | None) -> dict[str, str]:

@@ -16,8 +16,11 @@ from __future__ import annotations
 import os
 import runpy
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,13 +37,14 @@ def declare_missing_operators() -> None:
     ComfyUI needs torchvision only to import; nothing this project runs calls these operators.
     """
     try:
-        import torchvision
+        import torchvision  # type: ignore[import-untyped]
     except (ImportError, OSError, RuntimeError):
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         import torch
 
-        library = torch.library.Library("torchvision", "DEF")
+        make: Any = torch.library.Library
+        library = make("torchvision", "DEF")
         for operator in VISION_OPERATORS:
             library.define(operator + VISION_SIGNATURE)
         import torchvision
@@ -94,11 +98,25 @@ def enter_comfy() -> None:
         sys.argv = own
 
     # As main.py does: nodes.py puts comfy/ itself first on the path, where a utils.py hides this.
-    import utils.extra_config  # noqa: F401
+    import utils.extra_config  # type: ignore[import-not-found]  # noqa: F401
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, however that was ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.name == "posix":
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run_comfy(extra: list[str]) -> None:
     """Run ComfyUI's `main.py` as the main program, with the shared arguments and `extra`."""
+    end_with_parent()
     tree, arguments = environment_arguments()
     if os.environ.get("PURE_DECLARE_OPERATORS") == "1":
         declare_missing_operators()

@@ -11,7 +11,10 @@ from .types import (
     STEPS,
     Activations,
     anchors_input,
+    cells_input,
+    clip_input,
     given_anchors,
+    model_input,
     schema,
     trajectory_inputs,
 )
@@ -36,8 +39,8 @@ class Capture(io.ComfyNode):
                 "captured."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
-                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                model_input(),
+                clip_input(),
                 anchors_input(
                     "prompts",
                     "What to capture: connect forget or retain of PURE Concept, or type prompts, "
@@ -45,6 +48,7 @@ class Capture(io.ComfyNode):
                     "first prompt.",
                 ),
                 *trajectory_inputs(),
+                cells_input(),
             ],
             outputs=[Activations.Output(display_name="activations")],
         )

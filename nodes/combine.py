@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..pure_core import activations, eraser
-from ..pure_core.combine import MODES, combine
+from ..pure_core.combine import MODES, chosen_mode, combine
 from ..pure_core.report import summary
 from .host.progress import progress
 from .types import (
@@ -77,7 +77,7 @@ class CombineErasers(io.ComfyNode):
         given = [each for each in retain or () if each is not None]
         kept = given[0].concatenate(*given[1:]) if given else None
         limit = max_rank[0] if max_rank else 0
-        combined = combine(in_order(erasers), mode[0], kept, limit, progress())
+        combined = combine(in_order(erasers), chosen_mode(mode[0]), kept, limit, progress())
         return io.NodeOutput(combined, summary(combined))
 
 

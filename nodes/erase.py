@@ -10,7 +10,7 @@ from ..pure_core.fitting import fit
 from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
 from ..pure_core.trajectory import Trajectory
-from .host.capture import capture_both
+from .host.capture import remembered_capture
 from .host.patch import patch
 from .host.progress import progress
 from .report import pictured, shown
@@ -18,10 +18,12 @@ from .types import (
     CATEGORY,
     Eraser,
     advanced,
+    clip_input,
     concept_input,
     kind_input,
     max_rank_input,
     method_input,
+    model_input,
     neighbours_input,
     optional,
     schema,
@@ -62,8 +64,8 @@ class EraseConcept(io.ComfyNode):
                 "use the other PURE nodes."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike."),
-                io.Clip.Input("clip", tooltip="The model's text encoder."),
+                model_input(),
+                clip_input(),
                 concept_input(),
                 neighbours_input(),
                 kind_input(),
@@ -112,7 +114,7 @@ class EraseConcept(io.ComfyNode):
             )
         cells = METHODS[method].cells
         wanted = Trajectory(**trajectory)._replace(cells=cells)
-        forget, retain = capture_both(model, clip, anchors, wanted)
+        forget, retain = remembered_capture(model, clip, anchors, wanted)
         eraser = fit(method, forget, retain, progress())
         if max_rank:
             eraser = eraser.limited(max_rank)

@@ -17,8 +17,10 @@ from .types import (
     STEPS,
     Eraser,
     anchors_input,
+    clip_input,
     given_anchors,
     max_rank_input,
+    model_input,
     optional,
     schema,
 )
@@ -46,11 +48,8 @@ class FitText(io.ComfyNode):
                 "minutes at the size of SDXL. The eraser goes wherever those of PURE Fit go."
             ),
             inputs=[
-                io.Clip.Input("clip", tooltip="The model's text encoder."),
-                io.Model.Input(
-                    "model",
-                    tooltip="A U-Net model: SD 1.x, SD 2.x, SDXL and alike, after its LoRAs.",
-                ),
+                model_input(),
+                clip_input(),
                 anchors_input(
                     "forget",
                     "The concept's prompts: connect forget of PURE Concept, or type some, one a "
@@ -92,8 +91,8 @@ class FitText(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip: Any,
         model: Any,
+        clip: Any,
         forget: AnchorSet | str,
         retain: AnchorSet | str,
         method: str,

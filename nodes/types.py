@@ -1,11 +1,13 @@
 """Sockets and widgets that several nodes share."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
 from ..pure_core.anchors import AnchorSet
 from ..pure_core.concepts import KINDS, written_anchors
+from ..pure_core.families import known_models
 from ..pure_core.methods import METHODS
 from ..pure_core.trajectory import Trajectory
 from .defaults import METHOD, STRENGTH
@@ -52,6 +54,16 @@ def optional(widget: Widget) -> Widget:
     """The same input, which may be left out of a workflow."""
     widget.optional = True
     return widget
+
+
+def model_input() -> io.Model.Input:
+    return io.Model.Input(
+        "model", tooltip=f"The model, after all its LoRAs. Supported: {known_models()}."
+    )
+
+
+def clip_input() -> io.Clip.Input:
+    return io.Clip.Input("clip", tooltip="The text encoder that belongs to the model.")
 
 
 def concept_input() -> io.String.Input:
@@ -109,7 +121,7 @@ def templates_input() -> io.String.Input:
 
 
 def trajectory_inputs() -> list[io.Input]:
-    """One input per field of `Trajectory`, in its order."""
+    """One input per field of `Trajectory` in its order, but for the cells."""
     default = Trajectory()
     return [
         io.Int.Input(
@@ -191,16 +203,15 @@ def trajectory_inputs() -> list[io.Input]:
             default=default.scheduler,
             tooltip="How noise levels are spaced over the steps.",
         ),
-        cells_input(default.cells),
     ]
 
 
-def cells_input(default: int) -> io.Int.Input:
+def cells_input() -> io.Int.Input:
     return advanced(
         optional(
             io.Int.Input(
                 "cells",
-                default=default,
+                default=Trajectory().cells,
                 min=1,
                 max=16,
                 step=1,
@@ -266,7 +277,7 @@ def numbered_inputs(kind: Any, name: str, tooltip: str) -> list[io.Input]:
     ]
 
 
-def in_order(given: dict[str, list[Any] | None]) -> list[Any]:
+def in_order(given: Mapping[str, list[Any] | None]) -> list[Any]:
     """What came in at numbered sockets, by their number."""
     names = sorted(given, key=lambda name: int(name.rpartition("_")[2]))
     return [each for name in names for each in given[name] or [] if each is not None]

@@ -43,6 +43,12 @@ IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
 
 
+def chosen_mode(mode: str) -> Mode:
+    """A mode by its name. Raises EraserError for one that there is not."""
+    require_one_of("mode", mode, MODES, EraserError)
+    return next(each for each in MODES if each == mode)
+
+
 @torch.no_grad()
 def combine(
     erasers: Sequence[Eraser],
@@ -64,7 +70,6 @@ def combine(
     """
     if len(erasers) < 2:
         raise EraserError(f"Expected two or more erasers to combine, got {len(erasers)}.")
-    require_one_of("mode", mode, MODES, EraserError)
     for other in erasers[1:]:
         if erasers[0].side == other.side:
             require_same_widths(erasers[0].widths, other.widths)

@@ -181,6 +181,3 @@ def _require_neighbours(method: ActivationMethod, retain: Activations | None) ->
             f"retain: the method {method.name} needs the activations of the concept's neighbours, "
             "got none. Connect them, or use the method pure."
         )
-    for layer, rows in retain.rows.items():
-        if not bool(rows.any()):
-            raise FitError(f"Layer {layer}: every retain activation is zero, nothing to fit to.")

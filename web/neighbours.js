@@ -130,7 +130,7 @@ function list(node) {
     ...groups.map((group, index) =>
         make("option", { value: index, selected: group === nearest }, group.group)))
 
-    const opener = document.activeElement
+    const opener = /** @type {HTMLElement?} */ (document.activeElement)
     const close = () => {
         panel.remove()
         window.removeEventListener("pointerdown", outside, true)
@@ -155,7 +155,7 @@ function list(node) {
     else if (!groups.length) panel.append(make("p", {}, say("suggest_custom")))
     else {
         const found = nearest && say("suggest_similar", {
-            concept: concepts.find((each) => belongs(each, nearest.called)).name,
+            concept: concepts.find((each) => belongs(each, nearest.called))?.name,
             group: nearest.group,
         })
         panel.append(make("p", {}, found ?? say("suggest_unknown")), choose, names,
@@ -209,7 +209,7 @@ function belongs(concept, names) {
 /** A group's names without the concepts, those listed next to a concept first. */
 function nearestFirst({ names }, concepts) {
     const isConcept = names.map((name) => concepts.some((each) => belongs(each, [folded(name)])))
-    const places = names.flatMap((name, place) => (isConcept[place] ? [place] : []))
+    const places = [...isConcept.keys()].filter((place) => isConcept[place])
     const distance = (place) => Math.min(...places.map((other) => Math.abs(other - place)))
     return names
         .map((name, place) => ({ name, place, far: places.length ? distance(place) : 0 }))

@@ -14,6 +14,12 @@ let history = null // the server's last runs, newest first, until something is q
  * `key` is the part of the node's output that it shows, `show` draws an output of the node that
  * has that part. Heights are in the canvas's units; without `tallest` it takes all there is. The
  * panel is saved neither in the workflow nor in the prompt.
+ *
+ * @param {any} node
+ * @param {{
+ *     name: string, key: string, element: HTMLElement, show: (output: any) => void,
+ *     height: number, tallest?: number, width: number,
+ * }} panel
  */
 export function addPanel(node, { name, key, element, height, tallest, width, show }) {
     element.classList.add("pure-panel", "widget-expands")
@@ -55,7 +61,7 @@ export function addPanel(node, { name, key, element, height, tallest, width, sho
 
 /** What the panel does not use, zooming and panning, stays the canvas's. */
 function passOnToCanvas(element) {
-    const classic = () => !window.LiteGraph?.vueNodesMode // the other renderer sees to it itself
+    const classic = () => !globalThis.LiteGraph?.vueNodesMode // the other renderer sees to it itself
     element.addEventListener("wheel", (event) => {
         if (!classic()) return
         event.preventDefault()

@@ -151,7 +151,7 @@ function spectra(layers) {
         const whole = [...points, [most, points.at(-1)[1]]] // the rest lies in these directions
         line.setAttribute("points", whole.map((point) => place(point).join(",")).join(" "))
         line.setAttribute("data-side", side)
-        line.setAttribute("opacity", 0.35 + 0.65 * age)
+        line.setAttribute("opacity", String(0.35 + 0.65 * age))
         svg.append(line)
     }
     return [

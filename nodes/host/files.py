@@ -42,7 +42,8 @@ class Folder(Generic[Thing]):
 
     def names(self) -> list[str]:
         """The files in it, with their subfolders."""
-        return folder_paths.get_filename_list(self.name)
+        found: list[str] = folder_paths.get_filename_list(self.name)
+        return found
 
     def find(self, name: str) -> Path:
         """The path of a file in it. Raises `error` if there is none of that name."""

@@ -74,7 +74,8 @@ class EraserAdapter(WeightAdapterBase):
     @property
     def factors(self) -> LayerEraser:
         """What it multiplies with."""
-        return LayerEraser(*self.weights, side=self.side)
+        left, right = self.weights
+        return LayerEraser(left, right, side=self.side)
 
 
 class TextEraserAdapter(EraserAdapter):

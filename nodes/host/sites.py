@@ -64,7 +64,7 @@ class Sites:
                 module = self.net.get_submodule(site.rows(role).module)
                 weight = getattr(module, "weight", None)
                 plain = type(weight) in (torch.Tensor, nn.Parameter)
-                if not plain or not weight.is_floating_point():
+                if weight is None or not plain or not weight.is_floating_point():
                     kind = type(weight).__name__
                     dtype = getattr(weight, "dtype", "an unknown type")
                     raise ModelError(
@@ -92,7 +92,8 @@ def effective_tensor(model: ModelPatcher, name: str) -> Tensor:
     """A whole weight or bias with every patch upstream, float32, by ComfyUI's arithmetic."""
     (weight, convert), *patches = model.get_key_patches(name)[name]
     copied = weight.to("cpu", torch.float32, copy=True)
-    return comfy.lora.calculate_weight(patches, convert(copied, inplace=True), name)
+    whole: Tensor = comfy.lora.calculate_weight(patches, convert(copied, inplace=True), name)
+    return whole
 
 
 class EffectiveWeights:
@@ -123,5 +124,6 @@ def display_name(model: ModelPatcher) -> str:
     """The model's name for people: its file where ComfyUI remembers it, and its architecture."""
     recipe = getattr(model, "cached_patcher_init", None)
     source = recipe[1][0] if recipe else None
-    known = isinstance(source, str)
-    return f"{Path(source).name} ({architecture(model)})" if known else architecture(model)
+    if not isinstance(source, str):
+        return architecture(model)
+    return f"{Path(source).name} ({architecture(model)})"

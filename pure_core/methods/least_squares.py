@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..eraser import LayerEraser
 from ..low_rank import thin_product
-from .method import Factors, JoinTask, Setting
+from ..errors import FitError
+from .method import Factors, JoinTask, LayerRows, Setting
 from .rows import mixed_rows
 
 KEEP = Setting(
@@ -56,6 +57,18 @@ def least_squares_factors(
     n = len(forget)
     solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
     return thin_product((forget - targets).T, solved)
+
+
+def rows_to_keep(rows: LayerRows) -> Tensor:
+    """H_R (n_R, d), float64.
+
+    Raises:
+        FitError: every row is zero, so tau is 0 and nothing holds E back.
+    """
+    assert rows.retain_rows is not None
+    if not bool(rows.retain_rows.any()):
+        raise FitError(f"Layer {rows.layer}: every retain activation is zero, nothing to fit to.")
+    return rows.retain_rows.double()
 
 
 def kept_rows(retain: Tensor, keep: float, damping: float) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,13 @@ from torch import Tensor
 
 from ..activations import Activations
 from ..eraser import LayerEraser
-from .least_squares import DAMPING, KEEP, join_least_squares, least_squares_factors
+from .least_squares import (
+    DAMPING,
+    KEEP,
+    join_least_squares,
+    least_squares_factors,
+    rows_to_keep,
+)
 from .method import ActivationMethod, Factors, JoinTask, LayerRows, Remedies, Setting
 
 BEYOND = 0.6
@@ -51,7 +57,7 @@ def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors
     left, right = least_squares_factors(
         rows.forget_rows.double(),
         targets(retain, rows.layer, forget.anchors.same_phrasing(retain.anchors)),
-        retain.rows[rows.layer].double(),
+        rows_to_keep(rows),
         keep,
         damping,
     )

@@ -13,7 +13,13 @@ It edits the values only: E is fitted in their space, and the attention stays as
 from __future__ import annotations
 
 from ..activations import neighbour_means
-from .least_squares import DAMPING, KEEP, join_least_squares, least_squares_factors
+from .least_squares import (
+    DAMPING,
+    KEEP,
+    join_least_squares,
+    least_squares_factors,
+    rows_to_keep,
+)
 from .method import ActivationMethod, Factors, LayerRows, Remedies, Setting
 
 OVERSHOOT = Setting(
@@ -35,7 +41,7 @@ def solve(rows: LayerRows, keep: float, damping: float, overshoot: float) -> Fac
     left, right = least_squares_factors(
         rows.forget_rows.double(),
         neighbour_means(forget, retain, rows.layer),
-        retain.rows[rows.layer].double(),
+        rows_to_keep(rows),
         keep,
         damping,
     )

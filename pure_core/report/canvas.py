@@ -1,4 +1,7 @@
-"""A small drawing surface: Pillow in the report's own units, with smooth lines and letters."""
+"""A small drawing surface: Pillow in the report's own units, with smooth lines and letters.
+
+Pillow, which ComfyUI brings, is imported when the first picture is drawn and by nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -20,6 +22,8 @@ class Canvas:
     """An RGB picture of a size in pixels, white at first."""
 
     def __init__(self, width: int, height: int) -> None:
+        from PIL import Image, ImageDraw
+
         self.size = (width, height)
         self._image = Image.new("RGB", (width * SCALE, height * SCALE), (255, 255, 255))
         self._draw = ImageDraw.Draw(self._image)
@@ -28,6 +32,8 @@ class Canvas:
         self, at: Point, text: str, size: float = 13, colour: Colour = (0, 0, 0), anchor: str = "lm"
     ) -> None:
         """Text at a point; `anchor` as Pillow's: l, m, r and then a, m, s."""
+        from PIL import ImageFont
+
         font = ImageFont.load_default(size * SCALE)
         self._draw.text(_large(at), printable(text), colour, font, anchor)
 
@@ -47,6 +53,8 @@ class Canvas:
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """(height, width, 3)."""
+        from PIL import Image
+
         return np.asarray(self._image.resize(self.size, Image.Resampling.LANCZOS))
 
 

@@ -121,6 +121,11 @@ def weight_key(site: Site, role: Role) -> str:
     return f"{PREFIX}{site.rows(role).module}.weight"
 
 
+def projection(model: ModelPatcher, site: Site, role: Role) -> torch.nn.Module:
+    """The linear module that makes keys or values."""
+    return Sites.of(model).net.get_submodule(site.rows(role).module)
+
+
 def base_weight(model: ModelPatcher, site: Site, role: Role) -> Tensor:
     """A weight of the checkpoint, without any patch, float64."""
     key = weight_key(site, role)

@@ -35,6 +35,7 @@ from comfy_extras.nodes_perpneg import PerpNeg, PerpNegGuider
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 from comfyui_pure.nodes.host.capture import CaptureError, capture
+from comfyui_pure.pure_core.anchors import AnchorSet
 from torch import Tensor
 
 from testbed.comfy.erasers import Pair
@@ -51,6 +52,8 @@ from testbed.comfy.stock import (
 )
 
 Around = Callable[[ModelPatcher], ModelPatcher]
+
+BALL = AnchorSet.written([["a ball"]])
 
 
 def around(node: type, **inputs: Any) -> Around:
@@ -211,8 +214,8 @@ def test_a_capture_sees_the_erased_checkpoint_and_leaves_the_model_as_it_was(
 ) -> None:
     model, short = PATCHES[name](pair.patched()), QUICK._replace(latents=1)
     before = State.of(model)
-    rows = capture(model, loaded.clip, ["a ball"], short).rows
-    expected = capture(PATCHES[name](pair.erased), loaded.clip, ["a ball"], short).rows
+    rows = capture(model, loaded.clip, BALL, short).rows
+    expected = capture(PATCHES[name](pair.erased), loaded.clip, BALL, short).rows
     assert all(torch.equal(rows[layer], expected[layer]) for layer in expected)
     State.of(model).require(before)
     State.of(pair.model).require(source)
@@ -233,8 +236,8 @@ def test_a_replacer_keeps_its_slot_and_is_called_as_often(pair: Pair, prompts: P
 def test_a_capture_sees_what_a_replacer_adds(pair: Pair, loaded: Loaded) -> None:
     replacer = ImagePrompt()
     model = replacer.apply(pair.patched())
-    captured = capture(model, loaded.clip, ["a ball"], QUICK)
-    without = capture(pair.patched(), loaded.clip, ["a ball"], QUICK)
+    captured = capture(model, loaded.clip, BALL, QUICK)
+    without = capture(pair.patched(), loaded.clip, BALL, QUICK)
     assert slots(model) == replacer.slots
     layer = "middle_block.1.transformer_blocks.0.attn2"
     places = len(ImagePrompt.PLACES)
@@ -264,7 +267,7 @@ def test_a_cache_that_skips_the_model_samples_the_erased_checkpoint_and_is_not_c
     model = cached(pair.patched())
     before = State.of(model)
     with pytest.raises(CaptureError, match=r"captures are missing.*skips layers upstream"):
-        capture(model, loaded.clip, ["a ball"], QUICK._replace(run_steps=4))
+        capture(model, loaded.clip, BALL, QUICK._replace(run_steps=4))
     State.of(model).require(before)
 
 

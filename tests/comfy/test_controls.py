@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
-from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.nodes.host.sites import Sites
 from torch import Tensor
 
 from nodes import (
@@ -160,7 +160,10 @@ def test_a_controlnet_reads_the_prompt_with_its_own_weights(
     for name, each in control_net.control_model.state_dict().items():
         assert torch.equal(each, before[name]), name
     own = {id(each) for each in control_net.control_model.modules()}
-    assert own.isdisjoint(id(layer.module) for layer in cross_attention_layers(pair.patched()))
+    assert own.isdisjoint(
+        id(Sites.of(pair.model).net.get_submodule(site.name))
+        for site in Sites.of(pair.patched()).sites
+    )
 
 
 def test_a_control_lora_takes_the_erased_weights(

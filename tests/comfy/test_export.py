@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +15,16 @@ import numpy as np
 import pytest
 import torch
 from comfyui_pure.nodes import SaveCheckpoint, SaveDiffusers, SaveLoRA
-from comfyui_pure.nodes.host.capture import capture_anchors
-from comfyui_pure.nodes.host.layers import cross_attention_layers
-from comfyui_pure.nodes.host.patch import AS_FITTED, effective_weight, patch
-from comfyui_pure.nodes.prompts import anchors
+from comfyui_pure.nodes.host.capture import capture_both
+from comfyui_pure.nodes.host.patch import AS_FITTED, chosen_edit, patch
+from comfyui_pure.nodes.host.sites import Sites
+from comfyui_pure.pure_core.concepts import anchors_for
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
-from comfyui_pure.pure_core.export import UNetKeys, read_history
+from comfyui_pure.pure_core.export import read_history
+from comfyui_pure.pure_core.families import ROLES, model_in_file
 from comfyui_pure.pure_core.files.safetensors_file import SafetensorsFile
-from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.fitting import fit
 from diffusers import UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from PIL import Image
@@ -30,9 +32,19 @@ from safetensors.torch import load_file, save_file
 
 from testbed.comfy.families import FAMILIES, build
 from testbed.comfy.server import ComfyServer, Run
-from testbed.comfy.stock import PIXELS, QUICK, Loaded, execute, load, sample, with_lora
+from testbed.comfy.stock import (
+    PIXELS,
+    QUICK,
+    Loaded,
+    effective_weight,
+    execute,
+    load,
+    sample,
+    weight_key,
+    with_lora,
+)
 
-PROMPTS = anchors("a ball", "object", "a star\na heart", "{}\na photo of {}")
+ANCHORS = anchors_for("a ball", "object", "a star\na heart", "{}\na photo of {}")
 
 
 class Source(NamedTuple):
@@ -67,7 +79,7 @@ def source(checkpoint: Path, checkpoints: Path) -> Source:
     wide = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     save_file(wide, path, metadata={"title": "small world"})
     loaded = load(path)
-    forget, retain = capture_anchors(loaded.model, loaded.clip, PROMPTS, QUICK)
+    forget, retain = capture_both(loaded.model, loaded.clip, ANCHORS, QUICK)
     eraser = fit("pure", forget, retain, forget_energy=0.9999, retain_energy=0.3)
     return Source(path, loaded, eraser)
 
@@ -100,7 +112,10 @@ def test_an_exported_checkpoint_is_the_patched_model(
     source: Source, strength: float, edit: str
 ) -> None:
     exported = save_checkpoint(source, strength=[strength], edit=[edit])
-    patched = sample(patch(source.loaded.model, source.eraser, strength, edit), source.loaded.clip)
+    patched = sample(
+        patch(source.loaded.model, source.eraser.applied(strength, chosen_edit(edit))).model,
+        source.loaded.clip,
+    )
     loaded = load(exported)
     assert largest_difference(sample(loaded.model, loaded.clip), patched) == 0.0
     assert largest_difference(sample(*source.loaded[:2]), patched) > 0.01
@@ -121,20 +136,19 @@ def test_byte_for_byte_only_keys_and_values_change(source: Source, checkpoint: P
         }
         assert changed == edited_keys(source.eraser)
         (history,) = read_history(other.metadata)
-        assert history["forget"] == list(PROMPTS.forget)
+        assert history["forget"] == ANCHORS.forget.record()
+        assert history["concepts"] == ["a ball"]
         assert history["fingerprint"] == source.eraser.fingerprint
 
 
 def test_several_erasers_are_applied_in_order(source: Source) -> None:
-    second = Eraser(
-        {name: layer.scaled(0.5) for name, layer in source.eraser.layers.items()},
-        source.eraser.provenance,
-    )
+    halved = {name: layer.scaled(0.5) for name, layer in source.eraser.layers.items()}
+    second = replace(source.eraser, layers=halved)
     exported = save_checkpoint(
         source, [source.eraser, second], strength=[0.5, 1.0], edit=["values", AS_FITTED]
     )
-    patched = patch(source.loaded.model, source.eraser, 0.5, "values")
-    patched = patch(patched, second, 1.0, AS_FITTED)
+    patched = patch(source.loaded.model, source.eraser.applied(0.5, "values")).model
+    patched = patch(patched, second).model
     loaded = load(exported)
     difference = largest_difference(
         sample(loaded.model, loaded.clip), sample(patched, source.loaded.clip)
@@ -149,10 +163,10 @@ def test_a_file_of_a_unet_alone_is_exported_as_well(
 ) -> None:
     prefix = "model.diffusion_model."
     tensors = load_file(source.path)
-    keys = UNetKeys.find({name: tuple(t.shape) for name, t in tensors.items()}, "source")
     names = {name: name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
     if form == "diffusers":
-        names = {name: keys.diffusers_name(inside) for name, inside in names.items()}
+        model = model_in_file({name: tuple(t.shape) for name, t in tensors.items()}, "source")
+        names = {name: model.diffusers_name(inside) for name, inside in names.items()}
     save_file({inside: tensors[name] for name, inside in names.items()}, tmp_path / "u.safetensors")
     known = folder_paths.folder_names_and_paths
     monkeypatch.setitem(known, "diffusion_models", ([str(tmp_path)], {".safetensors"}))
@@ -185,12 +199,12 @@ def test_a_lora_at_any_strength_is_the_patch_at_that_strength(
     state = save_lora(model, source.eraser, dtype)
     for strength in (1.0, 0.4, -1.0):
         loaded = comfy.sd.load_lora_for_models(model, None, state, strength, 0.0)[0]
-        patched = patch(model, source.eraser, strength, AS_FITTED)
-        for layer in cross_attention_layers(model):
-            for projection in ("to_k", "to_v"):
-                one = effective_weight(patched, layer.key(projection))
-                other = effective_weight(loaded, layer.key(projection))
-                assert (one - other).norm() < tolerance * one.norm(), (layer.name, projection)
+        patched = patch(model, source.eraser.applied(strength)).model
+        for site in Sites.of(model).sites:
+            for role in ROLES:
+                one = effective_weight(patched, weight_key(site, role))
+                other = effective_weight(loaded, weight_key(site, role))
+                assert (one - other).norm() < tolerance * one.norm(), (site.name, role)
         difference = largest_difference(
             sample(loaded, source.loaded.clip), sample(patched, source.loaded.clip)
         )
@@ -241,13 +255,11 @@ def test_diffusers_loads_the_lora(source: Source, inputs: tuple[torch.Tensor, ..
     folder = save_diffusers(source)
     config = UNet2DConditionModel.load_config(folder)
     unet = UNet2DConditionModel.from_config(config)
-    prefix = "model.diffusion_model."
-    keys = UNetKeys.find(
-        {name: tuple(t.shape) for name, t in load_file(source.path).items()}, "source"
-    )
+    prefix, tensors = "model.diffusion_model.", load_file(source.path)
+    model = model_in_file({name: tuple(t.shape) for name, t in tensors.items()}, "source")
     plain = {
-        keys.diffusers_name(name.removeprefix(prefix)): tensor
-        for name, tensor in load_file(source.path).items()
+        model.diffusers_name(name.removeprefix(prefix)): tensor
+        for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
     unet.load_state_dict(plain)
@@ -267,24 +279,29 @@ NOT_FOR_DIFFUSERS = "SD x4 upscaler"
 def test_every_family_has_diffusers_names_shapes_and_config(family: str) -> None:
     theirs = build(family, torch.device("meta"))
     shapes = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
-    keys = UNetKeys.find(shapes, family)
-    named = {keys.diffusers_name(name): shape for name, shape in shapes.items()}
+    model = model_in_file(shapes, family)
+    named = {model.diffusers_name(name): shape for name, shape in shapes.items()}
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(keys.diffusers_config())
+        unet = UNet2DConditionModel.from_config(model.diffusers_config())
     wanted = {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()}
     assert named == wanted
-    back = UNetKeys.find(named, family)
-    assert back.is_diffusers and set(back.layers) == set(keys.layers)
-    assert {n: keys.diffusers_layer(n) for n in keys.layers} == back.layers
+    back = model_in_file(named, family)
+    assert back.prefix == "" and set(back.sites) == set(model.sites)
+    for site in model.sites:
+        for role in ROLES:
+            inside = back.weight(site, role)
+            assert model.diffusers_name(model.weight(site, role).tensor) == inside.tensor
+            assert back.lora_name(site, role) == model.lora_name(site, role)
+            assert back.diffusers_name(inside.tensor) == inside.tensor
 
 
 def test_a_unet_that_diffusers_builds_otherwise_is_refused() -> None:
     theirs = build(NOT_FOR_DIFFUSERS, torch.device("meta"))
     shapes = {name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()}
-    keys = UNetKeys.find(shapes, NOT_FOR_DIFFUSERS)
-    assert len(keys.widths()) == FAMILIES[NOT_FOR_DIFFUSERS].layers
+    model = model_in_file(shapes, NOT_FOR_DIFFUSERS)
+    assert len(model.sites) == FAMILIES[NOT_FOR_DIFFUSERS].layers
     with pytest.raises(PureError, match="Export a checkpoint instead"):
-        keys.diffusers_config()
+        model.diffusers_config()
 
 
 def test_bad_requests_name_the_input_and_write_nothing(source: Source) -> None:
@@ -295,8 +312,8 @@ def test_bad_requests_name_the_input_and_write_nothing(source: Source) -> None:
             save_checkpoint(source, filename_prefix=[prefix])
     with pytest.raises(PureError, match="ckpt_name: expected a file in models/checkpoints"):
         save_checkpoint(source, ckpt_name=["../../secret.safetensors"])
-    few = Eraser(dict(list(source.eraser.layers.items())[:3]), source.eraser.provenance)
-    erased = patch(source.loaded.model, source.eraser, 1.0, AS_FITTED)
+    few = replace(source.eraser, layers=dict(list(source.eraser.layers.items())[:3]))
+    erased = patch(source.loaded.model, source.eraser).model
     with pytest.raises(PureError, match="Connect the wire that goes into PURE Patch"):
         save_lora(erased, source.eraser)
     for save in (

@@ -15,14 +15,14 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import BASE
-from comfyui_pure.nodes.defaults import Fitting, Trajectory
 from comfyui_pure.nodes.host.capture import CaptureError, capture
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
-from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.host.patch import patch
+from comfyui_pure.nodes.host.sites import ModelError, Sites, architecture
 from comfyui_pure.nodes.host.text import text_task
-from comfyui_pure.pure_core.eraser import PROJECTIONS
-from comfyui_pure.pure_core.methods import fit
-from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS, fit_text
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.fitting import fit, fit_text
+from comfyui_pure.pure_core.methods import TEXT_METHODS
+from comfyui_pure.pure_core.trajectory import Trajectory
 
 from testbed.comfy.families import (
     CPU,
@@ -34,15 +34,15 @@ from testbed.comfy.families import (
     small,
     text_encoder,
 )
-from testbed.comfy.stock import PIXELS, base_weight, effective_weight, sample
+from testbed.comfy.stock import PIXELS, base_weight, effective_weight, sample, weight_key
 
 NOT_TOLD_OF_LOTUS = {"num_heads": -1, "num_head_channels": 64}
 """The U-Net class has the first by itself; 0.3.75 knows the second from diffusers files alone."""
 
 META = torch.device("meta")
 PREFIX = "model.diffusion_model."
-PROMPTS = (("a fox", "a photo of a fox"), ("a cat", "a horse", "a photo of a mill"))
-"""Forget and retain."""
+FORGET = AnchorSet.written([["a fox", "a photo of a fox"]])
+RETAIN = AnchorSet.written([["a cat", "a horse", "a photo of a mill"]])
 
 TRAJECTORY = Trajectory(steps=4, run_steps=2, latents=1, width=PIXELS, height=PIXELS)
 
@@ -70,36 +70,40 @@ def test_comfyui_detects_the_full_size_and_every_layer_is_found(name: str) -> No
     assert {key: found[key] for key in kind.unet} == kind.unet
     model = as_model(name, {}, META)
     assert model.model.model_type.name == kind.prediction
-    layers = cross_attention_layers(model)
-    assert {f"{layer.name}.to_v.weight" for layer in layers} == text_keys(state, PREFIX)
-    assert len(layers) == kind.layers
+    sites = Sites.of(model)
+    assert {f"{site.values.module}.weight" for site in sites.sites} == text_keys(state, PREFIX)
+    assert len(sites.sites) == kind.layers
     channels = kind.unet["model_channels"]
-    assert set(widths(layers).values()) <= {channels * by for by in kind.unet["channel_mult"]}
+    assert set(sites.widths().values()) <= {channels * by for by in kind.unet["channel_mult"]}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     kind = FAMILIES[name]
     model, clip = small(name), encoder(kind.text)
-    layers = cross_attention_layers(model)
-    assert family(model) == kind.detected
-    trajectory = TRAJECTORY._replace(cfg=kind.cfg)
-    forget, retain = (capture(model, clip, prompts, trajectory, 2) for prompts in PROMPTS)
+    sites = Sites.of(model)
+    assert architecture(model) == kind.detected
+    trajectory = TRAJECTORY._replace(cfg=kind.cfg, cells=2)
+    forget, retain = (capture(model, clip, each, trajectory) for each in (FORGET, RETAIN))
     plain = sample(model, clip, "a fox", steps=1)
-    task = text_task(model, clip, [PROMPTS[0]], PROMPTS[1], ["a thing"])
+    task = text_task(model, clip, FORGET, RETAIN, ["a thing"])
     for method in ("uce", "pure", "mosaic"):
         if method in TEXT_METHODS:
             eraser = fit_text(method, task)
         else:
-            eraser = fit(method, forget, retain, **Fitting()._asdict())
-        assert eraser.widths == widths(layers, eraser.side)
+            eraser = fit(
+                method,
+                forget,
+                retain,
+            )
+        assert eraser.widths == sites.widths(text=eraser.side == "text")
         assert min(eraser.ranks.values()) > 0
-        patched = patch(model, eraser, 1.0, AS_FITTED)
-        layer = layers[-1]
-        for projection in PROJECTIONS[eraser.provenance.edit]:
-            before = base_weight(model, layer, projection)
-            expected = eraser.layers[layer.name].to(torch.float64).edit_weight(before)
-            actual = effective_weight(patched, layer.key(projection)).double()
+        patched = patch(model, eraser).model
+        site = sites.sites[-1]
+        for role in eraser.roles:
+            before = base_weight(model, site, role)
+            expected = eraser.layers[site.name].to(torch.float64).edit_weight(before)
+            actual = effective_weight(patched, weight_key(site, role)).double()
             assert torch.allclose(actual, expected, atol=1e-5)
     erased = sample(patched, clip, "a fox", steps=1)
     assert bool(torch.isfinite(erased).all())
@@ -150,17 +154,19 @@ def test_models_that_read_pictures_say_that_they_have_no_text_encoder(
 ) -> None:
     for model in (video, zero123):
         with pytest.raises(ModelError, match="clip: expected a text encoder, got none"):
-            capture(model, None, PROMPTS[0], TRAJECTORY)
+            capture(model, None, FORGET, TRAJECTORY)
 
 
 def test_frames_cannot_be_captured_as_if_they_were_prompts(video: ModelPatcher) -> None:
     with pytest.raises(CaptureError, match=r"model: layer .* or the model makes videos"):
-        capture(video, encoder("CLIP-H"), PROMPTS[0], TRAJECTORY)
+        capture(video, encoder("CLIP-H"), FORGET, TRAJECTORY)
 
 
 def test_stable_cascade_is_refused() -> None:
     config = comfy.supported_models.Stable_Cascade_B({"stable_cascade_stage": "b"})
     config.set_inference_dtype(torch.float32, None)
     model = ModelPatcher(config.get_model({}, "", device=META), CPU, CPU)
-    with pytest.raises(ModelError, match="model: Stable_Cascade_B has no separate cross-attention"):
-        cross_attention_layers(model)
+    with pytest.raises(
+        ModelError, match="model: Stable_Cascade_B is not supported yet. Expected one of: U-Nets"
+    ):
+        Sites.of(model)

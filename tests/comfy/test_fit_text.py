@@ -10,16 +10,18 @@ import folder_paths
 import pytest
 import torch
 from comfyui_pure.nodes import FitText
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, widths
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.host.sites import ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
-from comfyui_pure.nodes.prompts import PromptError
+from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.combine import combine
-from comfyui_pure.pure_core.eraser import PROJECTIONS, Eraser
+from comfyui_pure.pure_core.concepts import PromptError
+from comfyui_pure.pure_core.eraser import ROLES, Eraser
 from comfyui_pure.pure_core.errors import EraserError, FitError
-from comfyui_pure.pure_core.export import Step, export_checkpoint
+from comfyui_pure.pure_core.export import export_checkpoint
+from comfyui_pure.pure_core.families import ROLES as ALL_ROLES
 from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
-from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS
+from comfyui_pure.pure_core.methods import TEXT_METHODS
 from comfyui_pure.pure_core.selection import select
 from safetensors.torch import save_file
 
@@ -33,6 +35,7 @@ from testbed.comfy.stock import (
     effective_weight,
     execute,
     sample,
+    weight_key,
     with_lora,
 )
 from tests.comfy.test_queue import base, node, picture
@@ -60,24 +63,24 @@ def test_the_patched_weights_are_the_eraser_s(
     loaded: Loaded, erasers: dict[str, Eraser], method: str
 ) -> None:
     eraser = erasers[method]
-    layers = cross_attention_layers(loaded.model)
-    assert eraser.widths == widths(layers, eraser.side)
+    sites = Sites.of(loaded.model)
+    assert eraser.widths == sites.widths(text=eraser.side == "text")
     assert eraser.side == ("activations" if method == "oce" else "text")
     model = with_lora(loaded.model)
-    patched = patch(model, eraser, 0.7, AS_FITTED)
-    projections = PROJECTIONS[TEXT_METHODS[method].edit]
-    for layer in layers:
-        e = dense(eraser.layers[layer.name], 0.7)
-        for projection in ("to_k", "to_v"):
-            key = layer.key(projection)
+    patched = patch(model, eraser.applied(0.7)).model
+    roles = ROLES[TEXT_METHODS[method].edit]
+    for site in sites.sites:
+        e = dense(eraser.layers[site.name], 0.7)
+        for role in ALL_ROLES:
+            key = weight_key(site, role)
             before = effective_weight(model, key).double()
             expected = before
-            if projection in projections:
+            if role in roles:
                 expected = before @ e if eraser.side == "text" else e @ before
             assert relative_error(effective_weight(patched, key), expected) < ROUNDING
     plain, erased = sample(loaded.model, loaded.clip), sample(patched, loaded.clip)
     assert not torch.equal(plain, erased)
-    assert torch.equal(sample(patch(loaded.model, eraser, 0, AS_FITTED), loaded.clip), plain)
+    assert torch.equal(sample(patch(loaded.model, eraser.applied(0)).model, loaded.clip), plain)
 
 
 @pytest.mark.parametrize("method", ["uce", "cure", "speed"])
@@ -101,15 +104,15 @@ def test_an_exported_checkpoint_is_the_patched_model(
     here = Loaded(pair.model, loaded.clip, *loaded[2:])
     eraser, _ = fit(here, method)
     target = tmp_path / "erased.safetensors"
-    export_checkpoint(pair.path, target, [Step(eraser, 0.8)])
+    export_checkpoint(pair.path, target, [eraser.applied(0.8)])
     again = comfy.sd.load_diffusion_model(str(target))
-    patched = patch(pair.model, eraser, 0.8, AS_FITTED)
+    patched = patch(pair.model, eraser.applied(0.8)).model
     assert torch.equal(sample(again, loaded.clip), sample(patched, loaded.clip))
 
 
 def test_it_erases_only_in_the_layers_chosen(loaded: Loaded, erasers: dict[str, Eraser]) -> None:
     chosen = select(erasers["uce"], "middle")
-    patched = patch(loaded.model, chosen, 1.0, AS_FITTED)
+    patched = patch(loaded.model, chosen).model
     assert {"middle_block" in key for key in patched.patches} == {True}
     with pytest.raises(EraserError, match="it works on the text"):
         select(erasers["speed"], contribution=0.5)
@@ -119,12 +122,12 @@ def test_in_sequence_is_one_patch_after_the_other(
     loaded: Loaded, erasers: dict[str, Eraser]
 ) -> None:
     first, second = erasers["uce"], erasers["cure"]
-    both = patch(loaded.model, combine([first, second], "in sequence"), 1.0, AS_FITTED)
-    chain = patch(patch(loaded.model, first, 1.0, AS_FITTED), second, 1.0, AS_FITTED)
-    for layer in cross_attention_layers(loaded.model):
-        for projection in ("to_k", "to_v"):
-            expected = effective_weight(chain, layer.key(projection)).double()
-            actual = effective_weight(both, layer.key(projection))
+    both = patch(loaded.model, combine([first, second], "in sequence")).model
+    chain = patch(patch(loaded.model, first).model, second).model
+    for site in Sites.of(loaded.model).sites:
+        for role in ALL_ROLES:
+            expected = effective_weight(chain, weight_key(site, role)).double()
+            actual = effective_weight(both, weight_key(site, role))
             assert relative_error(actual, expected) < 10 * ROUNDING
     with pytest.raises(EraserError, match="Fit all concepts at once"):
         combine([first, first], "joint")
@@ -132,11 +135,11 @@ def test_in_sequence_is_one_patch_after_the_other(
 
 def test_text_and_activation_erasers_patch_one_model(loaded: Loaded, erasers: dict[str, Eraser]):
     left = random_eraser(loaded.model)
-    patched = patch(patch(loaded.model, erasers["uce"], 1.0, AS_FITTED), left, 1.0, AS_FITTED)
-    layer = cross_attention_layers(loaded.model)[0]
-    weight = base_weight(loaded.model, layer, "to_k")
-    expected = dense(left.layers[layer.name]) @ weight @ dense(erasers["uce"].layers[layer.name])
-    assert relative_error(effective_weight(patched, layer.key("to_k")), expected) < ROUNDING
+    patched = patch(patch(loaded.model, erasers["uce"]).model, left).model
+    site = Sites.of(loaded.model).sites[0]
+    weight = base_weight(loaded.model, site, "keys")
+    expected = dense(left.layers[site.name]) @ weight @ dense(erasers["uce"].layers[site.name])
+    assert relative_error(effective_weight(patched, weight_key(site, "keys")), expected) < ROUNDING
     with pytest.raises(EraserError, match="Patch the model with one after the other"):
         combine([left, erasers["uce"]], "in sequence")
 
@@ -150,7 +153,13 @@ def test_the_anchor_decides_what_the_concept_becomes(loaded: Loaded) -> None:
 
 
 def test_the_end_of_a_prompt_is_found(loaded: Loaded) -> None:
-    task = text_task(loaded.model, loaded.clip, [["ball", "a photo of a ball"]], [], [])
+    task = text_task(
+        loaded.model,
+        loaded.clip,
+        AnchorSet.written([["ball", "a photo of a ball"]]),
+        AnchorSet(),
+        [],
+    )
     assert task.forget.ends == (2, 6)
     assert task.empty.ends == (1,)
     assert task.retain is None
@@ -183,13 +192,15 @@ def test_a_concept_may_be_a_textual_inversion(
     known = folder_paths.folder_names_and_paths
     monkeypatch.setitem(known, "embeddings", ([str(tmp_path)], known["embeddings"][1]))
     model, clip, *_ = nodes.CheckpointLoaderSimple().load_checkpoint(checkpoint.name)
-    task = text_task(model, clip, [["a photo of embedding:zef"]], [], [])
+    task = text_task(
+        model, clip, AnchorSet.written([["a photo of embedding:zef"]]), AnchorSet(), []
+    )
     assert task.forget.ends == (6,)
 
 
 def test_the_summary_says_what_was_fitted(loaded: Loaded) -> None:
     eraser, words = fit(loaded, "uce", forget="a ball\n\na mug", max_rank=1)
-    assert eraser.provenance.names == ("a ball", "a mug")
+    assert eraser.provenance.concepts == ("a ball", "a mug")
     assert set(eraser.ranks.values()) == {1}
     assert "Method uce" in words
     assert "2 concepts" in words

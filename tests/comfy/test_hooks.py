@@ -27,8 +27,8 @@ from comfy_extras.nodes_hooks import (
 )
 from comfyui_pure.nodes.host.capture import capture
 from comfyui_pure.nodes.host.export import save_lora
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers
-from comfyui_pure.pure_core.export import Step
+from comfyui_pure.nodes.host.sites import ModelError, Sites
+from comfyui_pure.pure_core.anchors import AnchorSet
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,12 +47,15 @@ from testbed.comfy.stock import (
     execute,
     ksampler,
     lora,
+    projection,
+    weight_key,
     with_lora,
     with_wrapper,
 )
 
 Hooks = comfy.hooks.HookGroup
 LAYER = 3
+BALL = AnchorSet.written([["a ball"]])
 
 
 class Weights(NamedTuple):
@@ -66,10 +69,10 @@ class Weights(NamedTuple):
 
 @pytest.fixture(scope="module")
 def weights(pair: Pair) -> Weights:
-    layer = cross_attention_layers(pair.model)[LAYER]
-    plain = base_weight(pair.model, layer, "to_v")
-    under_lora = effective_weight(with_lora(pair.model), layer.key("to_v"))
-    erased = dense(pair.eraser.layers[layer.name]) @ plain
+    site = Sites.of(pair.model).sites[LAYER]
+    plain = base_weight(pair.model, site, "values")
+    under_lora = effective_weight(with_lora(pair.model), weight_key(site, "values"))
+    erased = dense(pair.eraser.layers[site.name]) @ plain
     return Weights(plain, erased, under_lora.double() - plain)
 
 
@@ -78,7 +81,7 @@ def files(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     """A folder where ComfyUI finds LoRAs, and the pair's files as checkpoints."""
     folder = tmp_path_factory.mktemp("hooks")
     save_file(lora(pair.model), folder / "random.safetensors")
-    save_lora(pair.model, [Step(pair.eraser)], torch.float32, folder / "eraser.safetensors")
+    save_lora(pair.model, [pair.eraser], torch.float32, folder / "eraser.safetensors")
     known = folder_paths.folder_names_and_paths
     with pytest.MonkeyPatch.context() as change:
         change.setitem(known, "loras", ([str(folder)], {".safetensors"}))
@@ -128,10 +131,10 @@ def calls(
 ) -> list[Call]:
     """The value projection that is in the module at every model call of a sampling."""
     seen = []
-    module = cross_attention_layers(model)[LAYER].module
+    values = projection(model, Sites.of(model).sites[LAYER], "values")
 
     def note(call: dict[str, Any]) -> None:
-        seen.append(Call(call["cond_or_uncond"], module.to_v.weight.clone()))
+        seen.append(Call(call["cond_or_uncond"], values.weight.clone()))
 
     ksampler(with_wrapper(model, note), positive, negative, steps)
     return seen
@@ -249,7 +252,7 @@ def test_a_capture_with_hooks_on_the_text_encoder_is_one_with_their_loras(
     """Set CLIP Hooks hangs the model's part on every prompt, so both parts are captured."""
     state = {**lora(pair.model), **clip_lora(loaded.clip)}
     save_file(state, files / "both.safetensors")
-    words, patched = ["a ball", "a red star"], pair.patched()
+    words, patched = AnchorSet.written([["a ball", "a red star"]]), pair.patched()
     expected = capture(
         *comfy.sd.load_lora_for_models(patched, loaded.clip, state, 1, 1), words, QUICK
     )
@@ -271,10 +274,10 @@ def test_a_capture_with_a_schedule_for_the_model_alone_follows_it(
     pair: Pair, loaded: Loaded, weights: Weights, files: Path
 ) -> None:
     seen = []
-    module = cross_attention_layers(pair.model)[LAYER].module
-    watched = with_wrapper(pair.patched(), lambda _: seen.append(module.to_v.weight.clone()))
+    values = projection(pair.model, Sites.of(pair.model).sites[LAYER], "values")
+    watched = with_wrapper(pair.patched(), lambda _: seen.append(values.weight.clone()))
     clip = with_hooks(loaded.clip, first_half_only(lora_hook()))
-    capture(watched, clip, ["a ball"], QUICK._replace(run_steps=4))
+    capture(watched, clip, BALL, QUICK._replace(run_steps=4))
     hooked = weights.erased + weights.change
     for weight, expected in zip(seen, [hooked] * 2 + [weights.erased] * 2, strict=True):
         assert relative_error(weight, expected) < ROUNDING
@@ -286,5 +289,5 @@ def test_a_capture_with_a_scheduled_text_encoder_is_refused(
     state = State.of(pair.model)
     clip = with_hooks(loaded.clip, first_half_only(lora_hook()), schedule_clip=True)
     with pytest.raises(ModelError, match="clip: expected one encoding of a prompt, got 2"):
-        capture(pair.model, clip, ["a ball"], QUICK)
+        capture(pair.model, clip, BALL, QUICK)
     State.of(pair.model).require(state)

@@ -21,13 +21,21 @@ from comfyui_pure.nodes import (
     Patch,
     SaveActivations,
 )
-from comfyui_pure.nodes.defaults import Fitting
-from comfyui_pure.nodes.host.layers import cross_attention_layers
+from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
 
-from testbed.comfy.stock import QUICK, Loaded, effective_weight, execute, sample, with_lora
+from testbed.comfy.stock import (
+    QUICK,
+    Loaded,
+    effective_weight,
+    execute,
+    sample,
+    weight_key,
+    with_lora,
+)
 
 CONCEPTS = ("a ball\na photo of a ball", "a crate\na photo of a crate")
 NEIGHBOURS = "a star\na heart\na tree"
@@ -43,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield own
 
 
-def captured(loaded: Loaded, prompts: str, **changes: Any) -> Activations:
+def captured(loaded: Loaded, prompts: AnchorSet | str, **changes: Any) -> Activations:
     trajectory = QUICK._replace(**changes)._asdict()
     return execute(Capture, model=loaded.model, clip=loaded.clip, prompts=prompts, **trajectory)[0]
 
@@ -59,8 +67,7 @@ def retain(loaded: Loaded) -> Activations:
 
 
 def fitted(forget: Activations, retain: Activations | None, method: str = "ridge") -> Eraser:
-    given = {"forget": forget, "retain": retain, "method": method}
-    return execute(Fit, **given, **Fitting()._asdict())[0]
+    return execute(Fit, forget=forget, retain=retain, method=method)[0]
 
 
 def combined(erasers: list[Eraser], **given: Any) -> Eraser:
@@ -86,11 +93,12 @@ def test_an_empty_line_in_the_prompts_begins_another_concept(
     loaded: Loaded, concepts: list[Activations]
 ) -> None:
     both = captured(loaded, "\n\n".join(CONCEPTS))
-    assert both.groups == (2, 2)
+    assert both.anchors.concepts == ("a ball", "a crate")
+    assert both.anchors.owners == (0, 0, 1, 1)
     (together,) = execute(
         ConcatenateActivations, activations_1=[concepts[0]], activations_2=[concepts[1]]
     )
-    assert (together.groups, together.prompts) == (both.groups, both.prompts)
+    assert together.anchors == both.anchors
     for name, rows in both.rows.items():
         assert torch.allclose(rows, together.rows[name], atol=1e-5)
 
@@ -112,8 +120,8 @@ def test_combined_in_sequence_is_one_patch_after_the_other(
     first, second = (fitted(each, retain) for each in concepts)
     at_once, *_ = patched(loaded.model, combined([first, second], mode="in sequence"))
     in_turn, *_ = patched(patched(loaded.model, first)[0], second)
-    for layer in cross_attention_layers(loaded.model):
-        key = layer.key("to_v")
+    for site in Sites.of(loaded.model).sites:
+        key = weight_key(site, "values")
         assert torch.allclose(
             effective_weight(at_once, key), effective_weight(in_turn, key), atol=1e-5
         )
@@ -151,7 +159,7 @@ def test_the_one_node_erases_a_list_of_concepts(
     neighbours = "\n".join(f"{each}\na photo of {each}" for each in NEIGHBOURS.splitlines())
     both = concepts[0].concatenate(concepts[1])
     assert_same_factors(eraser, fitted(both, captured(loaded, neighbours)).limited(4), 1e-3)
-    assert eraser.provenance.names == ("a ball", "a crate")
+    assert eraser.provenance.concepts == ("a ball", "a crate")
     assert "2 concepts: a ball, a crate" in summary and "max_rank 4" in summary
     assert not torch.equal(sample(model, loaded.clip), sample(loaded.model, loaded.clip))
 
@@ -190,7 +198,7 @@ def test_activations_of_another_capture_or_model_are_refused(
     moved = Loaded(with_lora(loaded.model), loaded.clip, loaded.vae)
     for other, words in (
         (captured(loaded, NEIGHBOURS, width=128), "width 64 / 128"),
-        (captured(moved, NEIGHBOURS), "source_fingerprint"),
+        (captured(moved, NEIGHBOURS), r"what was patched into .*\(LoRA"),
     ):
         with pytest.raises(PureError, match=f"cannot be joined.*{words}"):
             execute(ConcatenateActivations, activations_1=[retain], activations_2=[other])
@@ -219,9 +227,9 @@ def test_only_the_chosen_layers_are_patched(
 ) -> None:
     model, eraser, summary = patched(loaded.model, fitted(concepts[0], retain), layers=layers)
     expected = {
-        layer.key("to_v")
-        for layer in cross_attention_layers(loaded.model)
-        if layer.name.startswith(blocks)
+        weight_key(site, "values")
+        for site in Sites.of(loaded.model).sites
+        if site.name.startswith(blocks)
     }
     assert set(model.patches) == expected
     assert f"in {len(expected)} of 7 layers" in summary

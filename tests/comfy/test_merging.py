@@ -23,10 +23,10 @@ from comfy_extras.nodes_model_merging import (
 )
 from comfy_extras.nodes_model_merging_model_specific import ModelMergeSD1
 from comfyui_pure.nodes.host.export import save_lora
-from comfyui_pure.nodes.host.fingerprint import fingerprint
-from comfyui_pure.nodes.host.layers import Layer, ModelError, cross_attention_layers
-from comfyui_pure.nodes.host.patch import AS_FITTED, BYPASS, describe, patch
-from comfyui_pure.pure_core.export import Step
+from comfyui_pure.nodes.host.identity import fingerprint
+from comfyui_pure.nodes.host.patch import BYPASS, patch
+from comfyui_pure.nodes.host.sites import ModelError, Sites
+from comfyui_pure.pure_core.families import ROLES, Role, Site
 from torch import Tensor
 
 from testbed.comfy.erasers import ROUNDING, Pair, dense, random_eraser, relative_error
@@ -39,12 +39,13 @@ from testbed.comfy.stock import (
     execute,
     ksampler,
     lora,
+    projection,
+    weight_key,
     with_lora,
     with_wrapper,
 )
 
-PROJECTIONS = ("to_k", "to_v")
-Weight = Callable[[Layer, str], Tensor]
+Weight = Callable[[Site, Role], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,9 @@ def second(pair: Pair) -> ModelPatcher:
     """Another model of the architecture."""
     model = comfy.sd.load_diffusion_model(str(pair.path))
     generator = torch.Generator().manual_seed(5)
-    for layer in cross_attention_layers(model):
-        for projection in PROJECTIONS:
-            weight = getattr(layer.module, projection).weight
+    for site in Sites.of(model).sites:
+        for role in ROLES:
+            weight = projection(model, site, role).weight
             noise = torch.randn(weight.shape, generator=generator)
             weight.data += noise * weight.std()
     return model
@@ -62,28 +63,28 @@ def second(pair: Pair) -> ModelPatcher:
 
 def require_weights(model: ModelPatcher, expected: Weight) -> None:
     """Every cross-attention key and value projection is what the formula says, in float64."""
-    for layer in cross_attention_layers(model):
-        for projection in PROJECTIONS:
-            actual = effective_weight(model, layer.key(projection))
-            assert relative_error(actual, expected(layer, projection)) < ROUNDING, layer.name
+    for site in Sites.of(model).sites:
+        for role in ROLES:
+            actual = effective_weight(model, weight_key(site, role))
+            assert relative_error(actual, expected(site, role)) < ROUNDING, site.name
 
 
 def weight_of(model: ModelPatcher) -> Weight:
     """Of a model without patches."""
-    return lambda layer, projection: base_weight(model, layer, projection)
+    return lambda site, role: base_weight(model, site, role)
 
 
-def erasing(pair: Pair) -> Callable[[Layer], Tensor]:
-    return lambda layer: dense(pair.eraser.layers[layer.name])
+def erasing(pair: Pair) -> Callable[[Site], Tensor]:
+    return lambda site: dense(pair.eraser.layers[site.name])
 
 
 def change_of_lora(pair: Pair, **which: Any) -> Weight:
     """What `with_lora` adds to a weight."""
     changed = with_lora(pair.model, **which)
 
-    def change(layer: Layer, projection: str) -> Tensor:
-        key = layer.key(projection)
-        return effective_weight(changed, key).double() - base_weight(pair.model, layer, projection)
+    def change(site: Site, role: Role) -> Tensor:
+        key = weight_key(site, role)
+        return effective_weight(changed, key).double() - base_weight(pair.model, site, role)
 
     return change
 
@@ -111,12 +112,12 @@ def test_a_bypass_lora_is_erased_in_no_order(pair: Pair, prompts: Prompts, first
     def bypassing(model: ModelPatcher) -> ModelPatcher:
         return comfy.sd.load_bypass_lora_for_models(model, None, lora(pair.model), 1.0, 0.0)[0]
 
-    layer = cross_attention_layers(pair.model)[3]
+    site = Sites.of(pair.model).sites[3]
     model = pair.patched(bypassing(pair.model)) if first == "lora" else bypassing(pair.patched())
-    at = (layer, "to_v")
-    expected = erasing(pair)(layer) @ weight_of(pair.model)(*at) + change_of_lora(pair)(*at)
+    at = (site, "values")
+    expected = erasing(pair)(site) @ weight_of(pair.model)(*at) + change_of_lora(pair)(*at)
     seen: list[tuple[Tensor, Tensor]] = []
-    with layer.module.to_v.register_forward_hook(
+    with projection(pair.model, site, "values").register_forward_hook(
         lambda _module, inputs, output: seen.append((inputs[0].clone(), output.clone()))
     ):
         ksampler(model, prompts.positive, prompts.negative)
@@ -128,7 +129,7 @@ def test_a_bypass_lora_is_erased_in_no_order(pair: Pair, prompts: Prompts, first
 def test_a_lora_between_two_erasers_is_erased_by_the_second_alone(pair: Pair) -> None:
     e, w, change = erasing(pair), weight_of(pair.model), change_of_lora(pair)
     other = random_eraser(pair.model, seed=1)
-    model = patch(with_lora(pair.patched()), other, 1.0, "as fitted")
+    model = patch(with_lora(pair.patched()), other).model
     second = {name: dense(layer) for name, layer in other.layers.items()}
     require_weights(model, lambda *at: second[at[0].name] @ (e(at[0]) @ w(*at) + change(*at)))
 
@@ -136,31 +137,34 @@ def test_a_lora_between_two_erasers_is_erased_by_the_second_alone(pair: Pair) ->
 def test_two_erasers_of_different_strength_and_edit(pair: Pair) -> None:
     """E_b E_a W with every strength, below 0 too; what one of them does not edit it leaves."""
     first, later = random_eraser(pair.model, seed=1), random_eraser(pair.model, seed=2)
-    model = patch(patch(pair.model, first, -0.5, "values"), later, 1.5, "keys and values")
+    model = patch(
+        patch(pair.model, first.applied(-0.5, "values")).model,
+        later.applied(1.5, "keys and values"),
+    ).model
 
-    def expected(layer: Layer, projection: str) -> Tensor:
-        weight = base_weight(pair.model, layer, projection)
-        if projection == "to_v":
-            weight = dense(first.layers[layer.name], -0.5) @ weight
-        return dense(later.layers[layer.name], 1.5) @ weight
+    def expected(site: Site, role: Role) -> Tensor:
+        weight = base_weight(pair.model, site, role)
+        if role == "values":
+            weight = dense(first.layers[site.name], -0.5) @ weight
+        return dense(later.layers[site.name], 1.5) @ weight
 
     require_weights(model, expected)
 
 
 def test_the_order_of_two_erasers_matters(pair: Pair) -> None:
     other = random_eraser(pair.model, seed=1)
-    one = patch(pair.patched(), other, 1.0, "as fitted")
-    another = pair.patched(patch(pair.model, other, 1.0, "as fitted"))
-    layer = cross_attention_layers(pair.model)[0]
-    key = layer.key("to_v")
+    one = patch(pair.patched(), other).model
+    another = pair.patched(patch(pair.model, other).model)
+    site = Sites.of(pair.model).sites[0]
+    key = weight_key(site, "values")
     weights = effective_weight(one, key), effective_weight(another, key).double()
     assert relative_error(*weights) > 1e-3
 
 
 def test_a_bypassed_eraser_among_others_changes_no_bit(pair: Pair, prompts: Prompts) -> None:
     other = random_eraser(pair.model, seed=1)
-    bypassed = patch(pair.patched(), other, 0.0, "as fitted")
-    around = pair.patched(patch(pair.model, other, 0.0, "as fitted"))
+    bypassed = patch(pair.patched(), other.applied(0.0)).model
+    around = pair.patched(patch(pair.model, other.applied(0.0)).model)
     expected = ksampler(pair.erased, prompts.positive, prompts.negative)
     for model in (bypassed, around):
         assert difference(ksampler(model, prompts.positive, prompts.negative), expected) == 0
@@ -168,12 +172,12 @@ def test_a_bypassed_eraser_among_others_changes_no_bit(pair: Pair, prompts: Prom
 
 def test_an_eraser_and_its_opposite_amplify_and_erase(pair: Pair, prompts: Prompts) -> None:
     """Strength -1 does not undo strength 1: (I + L R)(I - L R) = I - (L R)^2."""
-    model = patch(pair.patched(), pair.eraser, -1.0, "as fitted")
+    model = patch(pair.patched(), pair.eraser.applied(-1.0)).model
 
-    def expected(layer: Layer, projection: str) -> Tensor:
-        factors = pair.eraser.layers[layer.name]
+    def expected(site: Site, role: Role) -> Tensor:
+        factors = pair.eraser.layers[site.name]
         product = factors.proj_left.double() @ factors.proj_right.double()
-        weight = base_weight(pair.model, layer, projection)
+        weight = base_weight(pair.model, site, role)
         return weight - product @ product @ weight
 
     require_weights(model, expected)
@@ -183,8 +187,8 @@ def merge(node: type, **inputs: Any) -> Callable[[ModelPatcher, ModelPatcher], M
     return lambda one, other: execute(node, model1=one, model2=other, **inputs)[0]
 
 
-def by_block(layer: Layer) -> tuple[float, float]:
-    ratio = {"input": 0.2, "middle": 0.5, "output": 0.9}[layer.name.partition("_")[0]]
+def by_block(site: Site) -> tuple[float, float]:
+    ratio = {"input": 0.2, "middle": 0.5, "output": 0.9}[site.name.partition("_")[0]]
     return ratio, 1 - ratio
 
 
@@ -195,12 +199,12 @@ SD1_BLOCKS = {
 del SD1_BLOCKS["model1"], SD1_BLOCKS["model2"]
 
 
-def by_sd1_block(layer: Layer) -> tuple[float, float]:
-    (ratio,) = (ratio for block, ratio in SD1_BLOCKS.items() if layer.name.startswith(block))
+def by_sd1_block(site: Site) -> tuple[float, float]:
+    (ratio,) = (ratio for block, ratio in SD1_BLOCKS.items() if site.name.startswith(block))
     return ratio, 1 - ratio
 
 
-Shares = Callable[[Layer], tuple[float, float]]
+Shares = Callable[[Site], tuple[float, float]]
 
 MERGES: dict[str, tuple[Callable[..., ModelPatcher], Shares]] = {
     "ModelMergeSimple": (merge(ModelMergeSimple, ratio=0.3), lambda _: (0.3, 0.7)),
@@ -217,9 +221,9 @@ def test_a_merge_before_the_eraser_is_erased(pair: Pair, second: ModelPatcher, n
     merged, share = MERGES[name]
     e, one, other = erasing(pair), weight_of(pair.model), weight_of(second)
 
-    def mixed(layer: Layer, projection: str) -> Tensor:
-        a, b = share(layer)
-        return a * one(layer, projection) + b * other(layer, projection)
+    def mixed(site: Site, role: Role) -> Tensor:
+        a, b = share(site)
+        return a * one(site, role) + b * other(site, role)
 
     model = merged(pair.model, second)
     require_weights(model, mixed)
@@ -235,13 +239,13 @@ def test_of_a_merge_only_the_erased_model_s_share_is_erased(
     merged, share = MERGES[name]
     e, one, other = erasing(pair), weight_of(pair.model), weight_of(second)
 
-    def first_erased(layer: Layer, projection: str) -> Tensor:
-        a, b = share(layer)
-        return a * e(layer) @ one(layer, projection) + b * other(layer, projection)
+    def first_erased(site: Site, role: Role) -> Tensor:
+        a, b = share(site)
+        return a * e(site) @ one(site, role) + b * other(site, role)
 
-    def second_erased(layer: Layer, projection: str) -> Tensor:
-        a, b = share(layer)
-        return a * one(layer, projection) + b * e(layer) @ other(layer, projection)
+    def second_erased(site: Site, role: Role) -> Tensor:
+        a, b = share(site)
+        return a * one(site, role) + b * e(site) @ other(site, role)
 
     require_weights(merged(pair.patched(), second), first_erased)
     require_weights(merged(pair.model, pair.patched(second)), second_erased)
@@ -251,21 +255,21 @@ def test_sampling_uses_the_merged_weights(
     pair: Pair, second: ModelPatcher, prompts: Prompts
 ) -> None:
     merged, share = MERGES["ModelMergeSimple"]
-    layer = cross_attention_layers(pair.model)[3]
-    one, other = weight_of(pair.model)(layer, "to_v"), weight_of(second)(layer, "to_v")
-    (a, b), e = share(layer), erasing(pair)(layer)
+    site = Sites.of(pair.model).sites[3]
+    one, other = (weight_of(each)(site, "values") for each in (pair.model, second))
+    (a, b), e = share(site), erasing(pair)(site)
     for model, expected in (
         (pair.patched(merged(pair.model, second)), e @ (a * one + b * other)),
         (merged(pair.patched(), second), a * e @ one + b * other),
     ):
         seen: list[Tensor] = []
-        note = partial(note_weight, layer, seen)
+        note = partial(note_weight, projection(pair.model, site, "values"), seen)
         ksampler(with_wrapper(model, note), prompts.positive, prompts.negative)
         assert seen and all(relative_error(each, expected) < ROUNDING for each in seen)
 
 
-def note_weight(layer: Layer, seen: list[Tensor], _call: dict[str, Any]) -> None:
-    seen.append(layer.module.to_v.weight.clone())
+def note_weight(values: torch.nn.Module, seen: list[Tensor], _call: dict[str, Any]) -> None:
+    seen.append(values.weight.clone())
 
 
 def test_a_merge_of_the_patched_model_is_one_of_the_erased_checkpoint(
@@ -296,8 +300,8 @@ def test_scaled_cross_attention_commutes_with_the_eraser(pair: Pair) -> None:
     scale = {"q": 1.0, "k": 0.7, "v": 1.4, "out": 1.0}
     e, w = erasing(pair), weight_of(pair.model)
 
-    def expected(layer: Layer, projection: str) -> Tensor:
-        return scale[projection[-1]] * e(layer) @ w(layer, projection)
+    def expected(site: Site, role: Role) -> Tensor:
+        return scale[role[0]] * e(site) @ w(site, role)
 
     (after,) = execute(UNetCrossAttentionMultiply, model=pair.patched(), **scale)
     (before,) = execute(UNetCrossAttentionMultiply, model=pair.model, **scale)
@@ -311,23 +315,25 @@ def test_a_bypass_lora_is_told_apart_and_pointed_out(pair: Pair) -> None:
     state = lora(pair.model)
     (bypassing, _) = comfy.sd.load_bypass_lora_for_models(pair.model, None, state, 1.0, 0.0)
     assert fingerprint(bypassing) != fingerprint(pair.model)
-    assert BYPASS in describe(bypassing, pair.eraser, 1.0, AS_FITTED)
-    assert BYPASS not in describe(pair.model, pair.eraser, 1.0, AS_FITTED)
+    assert BYPASS in patch(bypassing, pair.eraser).summary
+    assert BYPASS not in patch(pair.model, pair.eraser).summary
 
 
 def test_a_lora_of_a_merge_with_an_erased_model_is_refused(
     pair: Pair, second: ModelPatcher, tmp_path: Path
 ) -> None:
     """It would erase a second time what is erased in part."""
-    steps, target = [Step(pair.eraser)], tmp_path / "lora.safetensors"
+    erasers, target = [pair.eraser], tmp_path / "lora.safetensors"
     for merged in (
         merge(ModelMergeSimple, ratio=0.3)(pair.patched(), second),
         merge(ModelMergeSimple, ratio=0.3)(second, pair.patched()),
     ):
         with pytest.raises(ModelError, match="or a merge with one"):
-            save_lora(merged, steps, torch.float32, target)
+            save_lora(merged, erasers, torch.float32, target)
     assert not target.exists()
-    save_lora(merge(ModelMergeSimple, ratio=0.3)(pair.model, second), steps, torch.float32, target)
+    save_lora(
+        merge(ModelMergeSimple, ratio=0.3)(pair.model, second), erasers, torch.float32, target
+    )
 
 
 def test_the_fingerprint_tells_merges_apart(pair: Pair, second: ModelPatcher) -> None:

@@ -149,7 +149,7 @@ def fitted(loaded: Loaded) -> dict[str, Any]:
         for text in (forget, retain)
     ]
     eraser, report, summary = execute(
-        Fit, forget=activations[0], retain=activations[1], method="ridge", **Fitting()._asdict()
+        Fit, forget=activations[0], retain=activations[1], method="ridge", 
     )
     return {
         "forget": activations[0],
@@ -263,7 +263,7 @@ def test_own_templates_replace_those_of_the_kind() -> None:
     ("change", "message"),
     [
         ({"concept": "  "}, "concept: expected the name"),
-        ({"concept": "ball\ncube\nBall"}, "concept: 'Ball' stands there twice"),
+        ({"concept": "ball\ncube\nBall"}, "concept: 'Ball' is listed twice"),
         ({"neighbours": "star\nBALL"}, "neighbours: 'BALL' is a concept to erase"),
         ({"templates": "a ball"}, "templates: every line has to contain {}"),
         ({"kind": "colour"}, "kind: expected one of object, style"),
@@ -362,7 +362,7 @@ def test_a_bad_fit_names_its_input(
         "forget": fitted["forget"],
         "retain": fitted["retain"],
         "method": METHOD,
-        **Fitting()._asdict(),
+        ,
     }
     with pytest.raises(PureError, match=message):
         execute(Fit, **{**given, **change})
@@ -386,7 +386,7 @@ def test_forget_and_retain_of_different_origin_are_refused(
                 forget=fitted["forget"],
                 retain=other,
                 method="ridge",
-                **Fitting()._asdict(),
+                ,
             )
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.lora
 import comfy.model_management
 import pytest
 import torch
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers
-from comfyui_pure.nodes.host.patch import EDITS, PROJECTIONS, EraserAdapter, patch
-from comfyui_pure.pure_core.eraser import Edit, Eraser, LayerEraser, Provenance
+from comfyui_pure.nodes.host.patch import CHOICES, EraserAdapter, chosen_edit, patch
+from comfyui_pure.nodes.host.sites import ModelError, Sites
+from comfyui_pure.pure_core.eraser import EDITS, ROLES, Edit, Eraser, LayerEraser
+from comfyui_pure.pure_core.families import ROLES as ALL_ROLES
 
 from testbed.comfy.erasers import ROUNDING, dense, random_eraser, relative_error
 from testbed.comfy.stock import (
     Loaded,
     base_weight,
     effective_weight,
+    projection,
     sample,
     tiny_flux,
+    weight_key,
     with_lora,
 )
 
@@ -26,49 +31,50 @@ def test_with_a_lora_upstream_the_weight_is_e_times_the_sum(
     loaded: Loaded, strength: float
 ) -> None:
     eraser, lora = random_eraser(loaded.model), with_lora(loaded.model)
-    patched = patch(lora, eraser, strength, "as fitted")
-    for layer in cross_attention_layers(loaded.model):
-        e = dense(eraser.layers[layer.name], strength)
-        for projection in ("to_k", "to_v"):
-            key = layer.key(projection)
+    patched = patch(lora, eraser.applied(strength)).model
+    for site in Sites.of(loaded.model).sites:
+        e = dense(eraser.layers[site.name], strength)
+        for role in ALL_ROLES:
+            key = weight_key(site, role)
             summed = effective_weight(lora, key).double()
-            change = relative_error(summed, base_weight(loaded.model, layer, projection))
+            change = relative_error(summed, base_weight(loaded.model, site, role))
             assert change > 0.01  # the LoRA does something
             assert relative_error(effective_weight(patched, key), e @ summed) < ROUNDING
 
 
 def test_the_loaded_weight_is_the_same_as_the_computed_one(loaded: Loaded) -> None:
     eraser = random_eraser(loaded.model)
-    patched = patch(with_lora(loaded.model), eraser, 1.0, "as fitted")
+    patched = patch(with_lora(loaded.model), eraser).model
     comfy.model_management.load_models_gpu([patched], force_full_load=True)
-    for layer in cross_attention_layers(patched):
-        loaded_weight = layer.module.to_v.weight.detach().clone()
-        expected = effective_weight(patched, layer.key("to_v")).double()
+    for site in Sites.of(patched).sites:
+        loaded_weight = projection(patched, site, "values").weight.detach().clone()
+        expected = effective_weight(patched, weight_key(site, "values")).double()
         assert relative_error(loaded_weight, expected) < ROUNDING
 
 
 def test_a_lora_after_the_patch_is_not_projected(loaded: Loaded) -> None:
     eraser = random_eraser(loaded.model)
-    key = cross_attention_layers(loaded.model)[0].key("to_v")
+    key = weight_key(Sites.of(loaded.model).sites[0], "values")
     change = effective_weight(with_lora(loaded.model), key) - effective_weight(loaded.model, key)
-    late = with_lora(patch(loaded.model, eraser, 1.0, "as fitted"))
-    erased = effective_weight(patch(loaded.model, eraser, 1.0, "as fitted"), key)
+    late = with_lora(patch(loaded.model, eraser).model)
+    erased = effective_weight(patch(loaded.model, eraser).model, key)
     assert relative_error(effective_weight(late, key), (erased + change).double()) < ROUNDING
 
 
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("fitted", PROJECTIONS)
+@pytest.mark.parametrize("edit", CHOICES)
+@pytest.mark.parametrize("fitted", EDITS)
 def test_only_the_projections_asked_for_change(loaded: Loaded, edit: str, fitted: Edit) -> None:
-    patched = patch(loaded.model, random_eraser(loaded.model, fitted), 1.0, edit)
-    projections = PROJECTIONS[fitted if edit == "as fitted" else edit]
-    layers = cross_attention_layers(loaded.model)
-    expected = {layer.key(projection) for layer in layers for projection in projections}
+    eraser = random_eraser(loaded.model, fitted).applied(edit=chosen_edit(edit))
+    patched = patch(loaded.model, eraser).model
+    roles = ROLES[fitted if edit == "as fitted" else edit]
+    sites = Sites.of(loaded.model).sites
+    expected = {weight_key(site, role) for site in sites for role in roles}
     assert set(patched.patches) == expected
     assert not loaded.model.patches
 
 
 def test_strength_zero_changes_no_bit(loaded: Loaded) -> None:
-    patched = patch(loaded.model, random_eraser(loaded.model), 0.0, "as fitted")
+    patched = patch(loaded.model, random_eraser(loaded.model).applied(0.0)).model
     assert torch.equal(sample(patched, loaded.clip), sample(loaded.model, loaded.clip))
     assert not patched.patches
 
@@ -76,7 +82,7 @@ def test_strength_zero_changes_no_bit(loaded: Loaded) -> None:
 def test_the_source_stays_as_it_was(loaded: Loaded) -> None:
     before = sample(loaded.model, loaded.clip)
     weights = {key: value.clone() for key, value in loaded.model.model.state_dict().items()}
-    erased = sample(patch(loaded.model, random_eraser(loaded.model), 1.0, "as fitted"), loaded.clip)
+    erased = sample(patch(loaded.model, random_eraser(loaded.model)).model, loaded.clip)
     assert not torch.equal(erased, before)
     assert torch.equal(sample(loaded.model, loaded.clip), before)
     for key, value in loaded.model.model.state_dict().items():
@@ -84,17 +90,20 @@ def test_the_source_stays_as_it_was(loaded: Loaded) -> None:
 
 
 def test_two_erasers_one_after_the_other(loaded: Loaded) -> None:
-    first, second = random_eraser(loaded.model), random_eraser(loaded.model, seed=1)
-    patched = patch(patch(loaded.model, first, 1.0, "values"), second, 1.0, "values")
-    for layer in cross_attention_layers(loaded.model):
-        both = dense(second.layers[layer.name]) @ dense(first.layers[layer.name])
-        expected = both @ base_weight(loaded.model, layer, "to_v")
-        assert relative_error(effective_weight(patched, layer.key("to_v")), expected) < ROUNDING
+    first, second = (random_eraser(loaded.model, "values", seed=seed) for seed in (0, 1))
+    patched = patch(patch(loaded.model, first).model, second).model
+    for site in Sites.of(loaded.model).sites:
+        both = dense(second.layers[site.name]) @ dense(first.layers[site.name])
+        expected = both @ base_weight(loaded.model, site, "values")
+        assert (
+            relative_error(effective_weight(patched, weight_key(site, "values")), expected)
+            < ROUNDING
+        )
 
 
 def test_an_eraser_of_rank_zero_patches_nothing(loaded: Loaded) -> None:
     eraser = random_eraser(loaded.model, rank=0)
-    assert not patch(loaded.model, eraser, 1.0, "as fitted").patches
+    assert not patch(loaded.model, eraser).model.patches
 
 
 def adapter(width: int = 32) -> tuple[EraserAdapter, torch.Tensor]:
@@ -144,35 +153,36 @@ def test_an_eraser_of_another_architecture_is_refused(loaded: Loaded) -> None:
         with pytest.raises(
             ModelError, match=f"eraser: .*{words}.*SD15 with 7 layers of widths 320"
         ):
-            patch(loaded.model, other, 1.0, "as fitted")
+            patch(loaded.model, other)
         with pytest.raises(ModelError, match="eraser: "):
-            patch(loaded.model, other, 0.0, "as fitted")
+            patch(loaded.model, other.applied(0.0))
 
 
 def test_an_eraser_of_another_family_is_pointed_out(
     loaded: Loaded, caplog: pytest.LogCaptureFixture
 ) -> None:
     eraser = random_eraser(loaded.model)
-    patch(loaded.model, eraser, 1.0, "as fitted")
-    assert "family" not in caplog.text
-    made = Provenance(**{**vars(eraser.provenance), "source_name": "test (SD20)"})
-    patch(loaded.model, Eraser(eraser.layers, made), 1.0, "as fitted")
-    assert "test (SD20)" in caplog.text and "family SD15" in caplog.text
+    patch(loaded.model, eraser)
+    assert "of type" not in caplog.text
+    made = eraser.provenance
+    made = replace(made, model=replace(made.model, name="test (SD20)"))
+    patch(loaded.model, replace(eraser, provenance=made))
+    assert "test (SD20)" in caplog.text and "of type SD15" in caplog.text
 
 
 def test_a_model_without_cross_attention_is_refused(loaded: Loaded) -> None:
     with pytest.raises(ModelError, match="model: Flux"):
-        patch(tiny_flux(), random_eraser(loaded.model), 1.0, "as fitted")
+        patch(tiny_flux(), random_eraser(loaded.model))
 
 
 def test_quantised_weights_are_refused(loaded: Loaded) -> None:
-    layer = cross_attention_layers(loaded.model)[3]
-    plain = layer.module.to_v.weight
-    layer.module.to_v.weight = torch.nn.Parameter(
+    values = projection(loaded.model, Sites.of(loaded.model).sites[3], "values")
+    plain = values.weight
+    values.weight = torch.nn.Parameter(
         torch.zeros(plain.shape, dtype=torch.int8), requires_grad=False
     )
     try:
         with pytest.raises(ModelError, match=r"model: the weights are quantised .*int8"):
-            patch(loaded.model, random_eraser(loaded.model), 1.0, "as fitted")
+            patch(loaded.model, random_eraser(loaded.model))
     finally:
-        layer.module.to_v.weight = plain
+        values.weight = plain

@@ -14,15 +14,24 @@ import torch
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes import EraseConcept
-from comfyui_pure.nodes.defaults import Trajectory
-from comfyui_pure.nodes.host import capture as host
-from comfyui_pure.nodes.host.capture import capture
+from comfyui_pure.nodes.host.capture import batches, capture
 from comfyui_pure.nodes.host.conditioning import encode
-from comfyui_pure.nodes.host.layers import cross_attention_layers, family, widths
+from comfyui_pure.nodes.host.sites import Sites, architecture
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.families import ROLES
+from comfyui_pure.pure_core.trajectory import Trajectory
 
 import nodes
 from testbed.comfy.families import FAMILIES, randomise, small, text_encoder
-from testbed.comfy.stock import QUICK, base_weight, effective_weight, execute, with_wrapper
+from testbed.comfy.stock import (
+    QUICK,
+    base_weight,
+    effective_weight,
+    execute,
+    projection,
+    weight_key,
+    with_wrapper,
+)
 
 CPU = torch.device("cpu")
 PROMPTS = ("a dog", "a red cat on a mat")
@@ -76,10 +85,10 @@ def model() -> ModelPatcher:
 
 
 def test_the_model_is_what_it_stands_for(model: ModelPatcher, clip: comfy.sd.CLIP) -> None:
-    assert family(model) == "SDXL"
-    layers = cross_attention_layers(model)
-    assert len(layers) == 5 and set(widths(layers).values()) == {64}
-    assert layers[0].module.to_v.weight.shape == (64, 2048)
+    assert architecture(model) == "SDXL"
+    sites = Sites.of(model)
+    assert len(sites.sites) == 5 and set(sites.widths().values()) == {64}
+    assert projection(model, sites.sites[0], "values").weight.shape == (64, 2048)
     first, second = (encode(clip, prompt) for prompt in PROMPTS)
     assert first.tokens.shape == (1, 77, 2048)
     assert first.options["pooled_output"].shape == (1, 1280)
@@ -89,9 +98,9 @@ def test_the_model_is_what_it_stands_for(model: ModelPatcher, clip: comfy.sd.CLI
 def test_rows_do_not_depend_on_the_batch(
     model: ModelPatcher, clip: comfy.sd.CLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = capture(model, clip, LONG, QUICK)
-    monkeypatch.setattr(host, "MAX_ROWS", 1)
-    alone = capture(model, clip, LONG, QUICK)
+    together = capture(model, clip, AnchorSet.written([LONG]), QUICK)
+    monkeypatch.setattr(batches, "MAX_ROWS", 1)
+    alone = capture(model, clip, AnchorSet.written([LONG]), QUICK)
     for name, rows in together.rows.items():
         assert torch.allclose(rows, alone.rows[name], atol=1e-5), name
         grid = together.grid(name)
@@ -136,7 +145,7 @@ def test_every_row_gets_the_size_and_the_pooled_prompt_that_it_gets_alone(
     if name != "SDXL":
         model, clip = small(name), text_encoder(FAMILIES[name].text)
     listening, seen = listen(model)
-    capture(listening, clip, LONG, TALL._replace(cfg=cfg))
+    capture(listening, clip, AnchorSet.written([LONG]), TALL._replace(cfg=cfg))
     lengths = [encode(clip, prompt).length for prompt in LONG]
     assert lengths == [154, 77, 231, 77]
     order = sorted(range(len(LONG)), key=lengths.__getitem__)
@@ -174,10 +183,10 @@ def test_a_concept_is_erased_from_keys_and_values(model: ModelPatcher, clip: com
         strength=1.0,
         **QUICK._asdict(),
     )
-    for layer in cross_attention_layers(model):
-        factors = eraser.layers[layer.name]
+    for site in Sites.of(model).sites:
+        factors = eraser.layers[site.name]
         e = torch.eye(64).double() - factors.proj_left.double() @ factors.proj_right.double()
-        for projection in ("to_k", "to_v"):
-            expected = e @ base_weight(model, layer, projection)
-            actual = effective_weight(patched, layer.key(projection)).double()
+        for role in ROLES:
+            expected = e @ base_weight(model, site, role)
+            actual = effective_weight(patched, weight_key(site, role)).double()
             assert torch.allclose(actual, expected, atol=1e-6)

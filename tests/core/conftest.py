@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,17 @@ import torch
 from safetensors.torch import save_file
 
 from dev.launch import declare_missing_operators
-from pure_core.activations import Activations, CaptureSettings
+from pure_core.activations import Activations
+from pure_core.anchors import AnchorSet
+from pure_core.model_identity import ModelIdentity
+from pure_core.trajectory import Trajectory
 
 if os.environ.get("PURE_DECLARE_OPERATORS") == "1":  # for diffusers, which imports torchvision
     declare_missing_operators()
 
 from diffusers import UNet2DConditionModel
 
-SETTINGS = CaptureSettings(
+TRAJECTORY = Trajectory(
     steps=20,
     run_steps=3,
     latents=2,
@@ -29,9 +31,8 @@ SETTINGS = CaptureSettings(
     height=512,
     sampler_name="euler",
     scheduler="normal",
-    source_name="model.safetensors",
-    source_fingerprint="abc",
 )
+MODEL = ModelIdentity("model.safetensors", "unet", "abc", "float16")
 WIDTHS = {
     "input_blocks.1.1.transformer_blocks.0.attn2": 24,
     "middle_block.1.transformer_blocks.0.attn2": 60,
@@ -41,8 +42,13 @@ MakeActivations = Callable[..., Activations]
 
 
 @pytest.fixture
-def settings() -> CaptureSettings:
-    return SETTINGS
+def trajectory() -> Trajectory:
+    return TRAJECTORY
+
+
+@pytest.fixture
+def model() -> ModelIdentity:
+    return MODEL
 
 
 @pytest.fixture
@@ -50,22 +56,33 @@ def make_activations() -> MakeActivations:
     """Rows with a shared mean, a part of their own and decaying directions, as layers have."""
 
     def make(
-        prompts: int = 4, seed: int = 0, widths: Mapping[str, int] = WIDTHS, **changes: object
+        prompts: int = 4,
+        seed: int = 0,
+        widths: Mapping[str, int] = WIDTHS,
+        model: ModelIdentity = MODEL,
+        **changes: object,
     ) -> Activations:
-        settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+        trajectory = TRAJECTORY._replace(**changes)  # type: ignore[arg-type]
         random = torch.Generator().manual_seed(seed)
         shared = torch.Generator().manual_seed(99)
         rows = {}
         for layer, d in widths.items():
-            count = prompts * settings.per_prompt
+            count = prompts * trajectory.rows_per_anchor
             decay = torch.arange(1, d + 1) ** -1.0
             mixing = torch.linalg.qr(torch.randn(d, d, generator=shared))[0]
             mean = torch.randn(d, generator=shared) / d**0.5
             own = torch.randn(d, generator=random) / d**0.5
             scattered = (torch.randn(count, d, generator=random) * decay) @ mixing
             rows[layer] = 2 * mean + own + 0.5 * scattered
-        names = tuple(f"prompt {seed} {index}" for index in range(prompts))
-        return Activations(rows, names, settings)
+        names = [f"prompt {seed} {index}" for index in range(prompts)]
+        means = None
+        if (cells := trajectory.cells**2) > 1:  # as where cells overlap: not their mean
+            weights = torch.arange(1, cells + 1) / sum(range(1, cells + 1))
+            means = {
+                layer: (each.unflatten(0, (-1, cells)) * weights[:, None]).sum(1)
+                for layer, each in rows.items()
+            }
+        return Activations(rows, AnchorSet.written([names]), trajectory, model, means)
 
     return make
 

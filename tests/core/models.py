@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
-from pure_core.eraser import Eraser, LayerEraser, Provenance, Side
-from pure_core.export import Source, Step, UNetKeys
+from pure_core.anchors import AnchorSet
+from pure_core.eraser import Edit, Eraser, LayerEraser, Provenance, Side
+from pure_core.export import Source
+from pure_core.families import ROLES, ModelFile, model_in_file
 from pure_core.files.safetensors_file import SafetensorsFile
+from pure_core.model_identity import ModelIdentity
 from pure_core.sketch import sketch
 
 
+def model_in(path: Path) -> ModelFile:
+    shapes = {name: entry.shape for name, entry in SafetensorsFile.open(path).entries.items()}
+    return model_in_file(shapes, path.name)
+
+
 def make_eraser(
-    path: Path, seed: int = 0, edit: str = "keys and values", side: Side = "activations"
+    path: Path, seed: int = 0, edit: Edit = "keys and values", side: Side = "activations"
 ) -> Eraser:
     """Random factors of ranks 2 to 4; the eraser says it was fitted on that file."""
-    shapes = {name: entry.shape for name, entry in SafetensorsFile.open(path).entries.items()}
-    keys = UNetKeys.find(shapes, path.name)
+    model = model_in(path)
     random = torch.Generator().manual_seed(seed)
     tensors = load_file(path)
+    sketches = {site: sketch(tensors[model.weight(site, "values").tensor]) for site in model.sites}
     return Eraser(
         {
             name: LayerEraser(
@@ -29,42 +38,37 @@ def make_eraser(
                 torch.randn(2 + index % 3, d, generator=random) / d**0.5,
                 side=side,
             )
-            for index, (name, d) in enumerate(keys.widths(side).items())
+            for index, (name, d) in enumerate(model.widths(text=side == "text").items())
         },
         Provenance(
             method="random",
             settings={"seed": seed},
-            forget=("a dog", "a photo of a dog"),
-            retain=("a cat",),
-            edit=edit,  # type: ignore[arg-type]
-            source_name=path.name,
-            source_fingerprint="abc",
-            source_sketch={
-                name: sketch(tensors[keys.weight(name, "to_v")]) for name in keys.layers
-            },
+            forget=AnchorSet.phrased(["a dog"], ["{}", "a photo of {}"]),
+            retain=AnchorSet.phrased(["a cat"], ["{}"]),
+            edit=edit,
+            model=ModelIdentity(path.name, model.family, "abc", "float32", sketches),
             created="2026-01-31",
             plugin_version="0.1.0",
         ),
     )
 
 
-def expected(path: Path, steps: list[Step]) -> dict[str, torch.Tensor]:
+def expected(path: Path, erasers: Sequence[Eraser]) -> dict[str, torch.Tensor]:
     """The edited weights in float64, by dense matrices."""
-    source = Source.open(path, steps, any_source=True)
+    source = Source.open(path, erasers, any_source=True)
     weights = {}
-    for layer in source.keys.layers:
-        for projection in ("to_k", "to_v"):
-            key = source.keys.weight(layer, projection)
-            weight = source.weight(layer, projection).double()
-            for step in steps:
-                factors = step.eraser.layers[layer]
-                if projection in step.projections:
+    for site in source.model.sites:
+        for role in ROLES:
+            weight = source.weight(site, role).double()
+            for eraser in erasers:
+                factors = eraser.layers[site]
+                if role in eraser.roles:
                     change = factors.proj_left.double() @ factors.proj_right.double()
                     if factors.side == "text":
-                        weight = weight - step.strength * weight @ change
+                        weight = weight - eraser.strength * weight @ change
                     else:
-                        weight = weight - step.strength * change @ weight
-            weights[key] = weight
+                        weight = weight - eraser.strength * change @ weight
+            weights[source.model.weight(site, role).tensor] = weight
     return weights
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from pure_core.activations import Activations
 from pure_core.errors import ActivationFileError
 from pure_core.files.activations import load_activations, save_activations
-from pure_core.methods import fit
+from pure_core.fitting import fit
 from tests.core.models import contents
 
 LAYER = "middle_block.1.transformer_blocks.0.attn2"
@@ -21,9 +21,13 @@ LAYER = "middle_block.1.transformer_blocks.0.attn2"
 
 @pytest.fixture
 def captured(make_activations) -> Activations:
-    both = make_activations(prompts=2, seed=1).concatenate(make_activations(prompts=3, seed=2))
-    settings = replace(both.settings, source_sketch={LAYER: 1.5})
-    return replace(both, settings=settings)
+    return two_concepts(make_activations, cells=1)
+
+
+def two_concepts(make_activations, cells: int) -> Activations:
+    parts = (make_activations(prompts=n, seed=n, cells=cells) for n in (2, 3))
+    both = next(parts).concatenate(*parts)
+    return replace(both, model=replace(both.model, sketch={LAYER: 1.5}))
 
 
 @pytest.fixture
@@ -31,15 +35,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "retain.safetensors"
 
 
-def test_round_trip(captured, path):
+@pytest.mark.parametrize("cells", [1, 2])
+def test_round_trip(make_activations, path, cells):
+    captured = two_concepts(make_activations, cells)
     save_activations(captured, path)
     loaded = load_activations(path)
     assert list(loaded.rows) == list(captured.rows)
     for name, rows in captured.rows.items():
         assert torch.equal(loaded.rows[name], rows)
-    assert loaded.prompts == captured.prompts
-    assert loaded.groups == captured.groups == (2, 3)
-    assert loaded.settings == captured.settings
+        assert torch.equal(loaded.pooled().rows[name], captured.pooled().rows[name])
+    assert (loaded.means is None) == (cells == 1)
+    assert loaded.anchors == captured.anchors
+    assert loaded.anchors.owners == (0, 0, 1, 1, 1)
+    assert loaded.trajectory == captured.trajectory
+    assert loaded.model == captured.model
+
+
+def test_the_format_is_the_documented_one(make_activations, path):
+    save_activations(two_concepts(make_activations, 2), path)
+    tensors, metadata = contents(path)
+    assert (metadata["format"], metadata["format_version"]) == ("pure-activations", "1")
+    assert tensors[f"{LAYER}.rows"].shape == (5 * 2 * 3 * 4, 60)
+    assert tensors[f"{LAYER}.means"].shape == (5 * 2 * 3, 60)
+    assert json.loads(metadata["anchors"])[0] == {"prompt": "prompt 2 0", "concept": "prompt 2 0"}
+    assert json.loads(metadata["trajectory"])["cells"] == 2
+    assert json.loads(metadata["model"])["sketch"] == {LAYER: 1.5}
 
 
 def test_a_fit_does_not_see_the_difference(captured, make_activations, path):
@@ -59,8 +79,8 @@ def test_nothing_is_overwritten_unasked(captured, path):
         save_activations(captured, path.with_suffix(".bin"))
 
 
-def changed(metadata: dict[str, str], **settings: object) -> dict[str, str]:
-    return metadata | {"settings": json.dumps(json.loads(metadata["settings"]) | settings)}
+def changed(metadata: dict[str, str], entry: str, **values: object) -> dict[str, str]:
+    return metadata | {entry: json.dumps(json.loads(metadata[entry]) | values)}
 
 
 @pytest.mark.parametrize(
@@ -68,15 +88,22 @@ def changed(metadata: dict[str, str], **settings: object) -> dict[str, str]:
     [
         (lambda m: m | {"format": "pure-eraser"}, "Expected activations .*'pure-eraser'"),
         (lambda m: m | {"format_version": "9"}, "version 9. Update"),
-        (lambda m: {k: v for k, v in m.items() if k != "prompts"}, "'prompts'.*missing"),
-        (lambda m: m | {"prompts": '["a"]'}, "expected 1 in all"),
-        (lambda m: m | {"concepts": "[2, 2]"}, "expected 5 in all"),
-        (lambda m: m | {"concepts": "[5, 0]"}, "at least one each"),
+        (lambda m: {k: v for k, v in m.items() if k != "anchors"}, "'anchors'.*missing"),
+        (lambda m: m | {"anchors": '[{"prompt": "a"}]'}, "expected 6 rows"),
+        (lambda m: m | {"anchors": "[]"}, "at least one prompt"),
+        (lambda m: m | {"anchors": '["a"]'}, "'anchors'"),
+        (lambda m: m | {"anchors": '[{"prompt": 1}]'}, "expected anchors with the texts"),
+        (lambda m: m | {"anchors": '[{"name": "a"}]'}, "expected anchors with the texts"),
         (lambda m: m | {"layers": '["a"]'}, "1 tensors of its 1 layers"),
-        (lambda m: changed(m, steps="twenty"), "settings .'steps'. are not"),
-        (lambda m: changed(m, unknown=1), "settings .'unknown'. are not"),
-        (lambda m: changed(m, latents=3), "expected 45 rows"),
-        (lambda m: m | {"settings": "[" * 100_000}, "'settings'"),
+        (lambda m: changed(m, "trajectory", steps="twenty"), "steps: expected int, got 'twenty'"),
+        (lambda m: changed(m, "trajectory", unknown=1), "got .*'unknown'"),
+        (lambda m: changed(m, "trajectory", latents=3), "expected 45 rows"),
+        (lambda m: changed(m, "trajectory", latents=-2), "latents: expected 1 or more, got -2"),
+        (lambda m: changed(m, "trajectory", cells=2), "missing or foreign"),
+        (lambda m: m | {"trajectory": "[" * 100_000}, "'trajectory'"),
+        (lambda m: changed(m, "model", name=1), "expected texts in"),
+        (lambda m: changed(m, "model", sketch={"a": "b"}), "expected texts in"),
+        (lambda m: changed(m, "model", unknown=1), "got .*'unknown'"),
     ],
 )
 def test_what_is_not_as_promised_is_refused(captured, path, change, message):

@@ -56,7 +56,7 @@ def test_the_search_finds_what_it_should_and_says_when_it_cannot():
     wanted = 0.9 * float(decaying.square().sum())
     found = search_leading(decaying, wanted)
     assert found is not None
-    expected_values, expected = decompose(decaying, wanted)
+    expected_values, expected = decompose(decaying, wanted, 1e-16)
     assert torch.allclose(found[0], expected_values)
     assert (projector(found[1]) - projector(expected)).norm() < 1e-6
     flat, _ = rows_with(torch.ones(120, dtype=torch.float64), 400, 120)
@@ -80,6 +80,18 @@ def test_energy_one_keeps_the_numerical_rank():
     assert basis.rank == 3
     assert (projector(basis.vectors) - projector(vectors)).norm() < 1e-4
     assert fit_basis(rows, 0.9999).rank == 1
+
+
+@pytest.mark.parametrize("rank", [31, 49])
+def test_the_rounding_of_float32_rows_has_no_direction(rank):
+    """As captured rows are: of few directions, computed in float32."""
+    exact, vectors = rows_with(torch.logspace(2, 0, rank, dtype=torch.float64), 400, 90)
+    rounded = exact.float()
+    assert torch.linalg.matrix_rank(rounded.double()) == 90
+    basis = fit_basis(rounded, 1.0)
+    assert basis.rank == rank
+    assert (projector(basis.vectors) - projector(vectors)).norm() < 1e-4
+    assert fit_basis(rounded.double(), 1.0).rank == 90  # all that float64 can tell apart
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 8), (200, 150)])

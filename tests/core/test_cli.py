@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import pure_core
 from pure_core.combine import combine
-from pure_core.export import Step
 from pure_core.files.activations import save_activations
 from pure_core.files.eraser import load_eraser, save_eraser
-from pure_core.methods import fit
+from pure_core.fitting import fit
 from tests.core.models import expected, make_eraser
 
 ROOT = Path(pure_core.__file__).parents[1]
@@ -41,14 +40,14 @@ def dog(source, tmp_path) -> Path:
 
 
 def test_apply_lora_diffusers_and_inspect(source, dog, tmp_path):
-    steps = [Step(load_eraser(dog), 0.8, "values")]
+    erasers = [load_eraser(dog).applied(0.8, "values")]
     options = ("--strength", 0.8, "--edit", "values", "-o")
     erased, lora, folder = tmp_path / "e.safetensors", tmp_path / "l.safetensors", tmp_path / "d"
     for command, target in (("apply", erased), ("lora", lora), ("diffusers", folder)):
         done = run(command, source, dog, *options, target)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"wrote {target} (")
-    for name, weight in expected(source, steps).items():
+    for name, weight in expected(source, erasers).items():
         assert torch.allclose(load_file(erased)[name].double(), weight, atol=1e-6)
     shown = run("inspect", erased, lora, dog, folder / "diffusion_pytorch_model.safetensors")
     assert shown.returncode == 0
@@ -65,9 +64,9 @@ def test_merge_is_one_after_the_other(source, dog, tmp_path):
     cat, both = tmp_path / "cat.safetensors", tmp_path / "both.safetensors"
     save_eraser(make_eraser(source, seed=5), cat)
     assert run("merge", dog, cat, "-o", both).returncode == 0
-    steps = [Step(load_eraser(dog)), Step(load_eraser(cat))]
-    in_turn = expected(source, steps)
-    for name, weight in expected(source, [Step(load_eraser(both))]).items():
+    erasers = [load_eraser(dog), load_eraser(cat)]
+    in_turn = expected(source, erasers)
+    for name, weight in expected(source, [load_eraser(both)]).items():
         assert torch.allclose(weight, in_turn[name], atol=1e-6)
 
 
@@ -92,7 +91,7 @@ def test_merge_joint_against_saved_activations(make_activations, tmp_path):
     lines = run("inspect", "--json", out, retain).stdout.splitlines()
     eraser, activations = (json.loads(line) for line in lines)
     assert eraser["concepts"] == ["prompt 1 0", "prompt 2 0"]
-    assert eraser["capture"]["steps"] == activations["settings"]["steps"] == 20
+    assert eraser["trajectory"]["steps"] == activations["trajectory"]["steps"] == 20
     assert (activations["holds"], len(activations["prompts"])) == ("activations", 6)
 
 
@@ -110,7 +109,7 @@ def test_one_strength_for_each_eraser(source, dog, tmp_path):
 def test_a_user_s_mistake_is_one_line_and_no_traceback(source, dog, tmp_path):
     cases = (
         (("inspect", tmp_path / "none"), "found none"),
-        (("apply", dog, dog, "-o", tmp_path / "x.safetensors"), "Expected a U-Net with cross"),
+        (("apply", dog, dog, "-o", tmp_path / "x.safetensors"), "Expected a model that reads text"),
         (("apply", source, source, "-o", tmp_path / "x.safetensors"), "Expected an eraser"),
         (("apply", source, dog, "-o", source), "exists already"),
         (("lora", source, dog, "--strength", 0, "-o", tmp_path / "x.safetensors"), "no LoRA"),
@@ -202,7 +201,7 @@ def test_an_eraser_on_the_side_of_the_text(source, tmp_path):
     save_eraser(make_eraser(source, side="text"), eraser)
     done = run("apply", source, eraser, "-o", target)
     assert (done.returncode, done.stderr) == (0, "")
-    for name, weight in expected(source, [Step(load_eraser(eraser))]).items():
+    for name, weight in expected(source, [load_eraser(eraser)]).items():
         assert torch.allclose(load_file(target)[name].double(), weight, atol=1e-6)
     shown = run("inspect", "--json", eraser, target).stdout.splitlines()
     one, other = map(json.loads, shown)

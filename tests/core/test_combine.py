@@ -8,16 +8,16 @@ from itertools import permutations
 
 import pytest
 import torch
-from pure_core.methods.by_text import fit_text
 from torch import Tensor
 
 from pure_core.activations import Activations
+from pure_core.anchors import AnchorSet
 from pure_core.bases import fit_basis
 from pure_core.combine import combine
 from pure_core.eraser import Eraser, LayerEraser, product
 from pure_core.errors import ActivationError, EraserError
 from pure_core.files.eraser import load_eraser, save_eraser
-from pure_core.methods import fit
+from pure_core.fitting import fit, fit_text
 from pure_core.selection import select
 from tests.core.texts import LAYERS, WIDTH, text_model, text_task
 
@@ -55,9 +55,9 @@ def test_joining_is_fitting_all_concepts_at_once(method, concepts, retain):
     at_once = fit(method, together(concepts), retain, **SETTINGS[method])
     assert_same(joined, at_once)
     made = joined.provenance
-    assert (made.method, made.retain) == (method, retain.prompts)
+    assert (made.method, made.retain) == (method, retain.anchors)
     assert made.settings == at_once.provenance.settings
-    assert sorted(made.names) == sorted(each.prompts[0] for each in concepts)
+    assert sorted(made.concepts) == sorted(each.prompts[0] for each in concepts)
     for name, share in at_once.provenance.contribution.items():
         assert made.contribution[name] == pytest.approx(share, rel=1e-4)
 
@@ -78,7 +78,7 @@ def test_joint_in_steps_is_joint_at_once(method, concepts, retain, tmp_path):
     save_eraser(combine([first, third], "joint", retain), tmp_path / "two.safetensors")
     steps = combine([load_eraser(tmp_path / "two.safetensors"), second], "joint", retain)
     assert_same(steps, combine([first, second, third], "joint", retain))
-    assert len(steps.provenance.groups) == 3
+    assert sorted(steps.provenance.forget.owners) == [0] * 3 + [1] * 3 + [2] * 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -122,24 +122,25 @@ def test_pure_can_be_joined_against_new_neighbours(concepts, retain, make_activa
     joined = combine(erasers, "joint", retain)
     expected = dense_pure(concepts, retain)
     assert torch.allclose(joined.layers[MIDDLE].P.double(), expected, atol=1e-5)
-    assert joined.provenance.retain == retain.prompts
-    with pytest.raises(EraserError, match=r"fitted with other neighbours .*PURE Save Activations"):
+    assert joined.provenance.retain == retain.anchors
+    with pytest.raises(EraserError, match="neighbours that they were fitted with: connect them"):
         combine(erasers, "joint")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_erasers_that_were_just_fitted_still_know_their_neighbours(
+def test_erasers_do_not_hold_their_neighbours_fresh_or_from_a_file(
     method, concepts, retain, tmp_path
 ):
     erasers = fit_each(method, concepts, retain)
-    joined = combine(erasers, "joint")
-    assert joined.fingerprint == combine(erasers, "joint", retain).fingerprint
-    assert combine([joined, *erasers[:1]], "joint").provenance.retain == retain.prompts
+    joined = combine(erasers, "joint", retain)
+    assert combine([joined, *erasers[:1]], "joint", retain).provenance.retain == retain.anchors
     for number, each in enumerate(erasers):
         save_eraser(each, tmp_path / f"{number}.safetensors")
     loaded = [load_eraser(path) for path in sorted(tmp_path.iterdir())]
-    with pytest.raises(EraserError, match="a file does not hold those: connect them to 'retain'"):
-        combine(loaded, "joint")
+    assert combine(loaded, "joint", retain).fingerprint == joined.fingerprint
+    for every in (erasers, loaded):
+        with pytest.raises(EraserError, match="were fitted with: connect them to 'retain'"):
+            combine(every, "joint")
 
 
 def test_more_concepts_than_channels_stay_within_the_width(make_activations, retain):
@@ -163,8 +164,8 @@ def test_in_sequence_is_the_product_in_order(concepts, retain):
     made = product.provenance
     assert made.method == "ridge, in sequence"
     assert made.settings == erasers[0].provenance.settings
-    assert made.retain == retain.prompts
-    assert made.groups == (3, 3, 3)
+    assert made.retain == retain.anchors
+    assert made.forget.owners == (0, 0, 0, 1, 1, 1, 2, 2, 2)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8, 13])
@@ -183,15 +184,41 @@ def test_a_product_of_many_is_theirs_in_order(count):
 
 
 def test_in_sequence_says_what_was_different(concepts, retain):
-    one, two = fit("pure", concepts[0], retain), fit("pure", concepts[1], None)
+    one, two = fit("pure", concepts[0], retain, retain_energy=0.7), fit("pure", concepts[1], None)
     made = combine([one, two], "in sequence").provenance
     assert made.settings == {
-        "forget_energy 1": 0.99,
+        "forget_energy 1": 0.9999,
         "retain_energy 1": 0.7,
-        "forget_energy 2": 0.99,
+        "forget_energy 2": 0.9999,
+        "retain_energy 2": 0.3,
     }
-    other = replace(two, provenance=replace(two.provenance, capture={"steps": 3}))
-    assert combine([one, other], "in sequence").provenance.capture == {}
+    assert combine([one, two], "in sequence").provenance.trajectory == concepts[0].trajectory
+    longer = concepts[0].trajectory._replace(steps=30)
+    other = replace(two, provenance=replace(two.provenance, trajectory=longer))
+    assert combine([one, other], "in sequence").provenance.trajectory is None
+
+
+def test_in_sequence_is_the_product_of_each_at_its_own_strength(concepts, retain):
+    one, two = fit_each("ridge", concepts[:2], retain)
+    product = combine([one.applied(0.5), two], "in sequence")
+    eye = torch.eye(60, dtype=torch.float64)
+    first = (eye + one.layers[MIDDLE].P.double()) / 2
+    expected = two.layers[MIDDLE].P.double() @ first
+    assert torch.allclose(product.layers[MIDDLE].P.double(), expected, atol=2e-6)
+    assert (product.strength, product.edited) == (1.0, "values")
+    made = product.provenance.settings
+    assert made["strength 1"] == 0.5 and "strength 2" not in made
+    chosen = combine([one.applied(edit="keys"), two.applied(edit="keys")], "in sequence")
+    assert chosen.edited == "keys"
+    with pytest.raises(EraserError, match="keys and others values: they are not one"):
+        combine([one.applied(edit="keys"), two], "in sequence")
+
+
+def test_a_joint_eraser_keeps_the_strength_and_the_edit_that_all_have(concepts, retain):
+    erasers = fit_each("ridge", concepts[:2], retain)
+    half = combine([each.applied(0.5, "keys") for each in erasers], "joint", retain)
+    assert (half.strength, half.edited) == (0.5, "keys")
+    assert half.fingerprint == combine(erasers, "joint", retain).fingerprint
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -237,7 +264,7 @@ def test_layers_without_any_change_are_combined_too(method, concepts, retain):
     product = combine([one, other], "in sequence")
     ranks = dict(product.ranks)
     assert ranks.pop(MIDDLE) > 0 and set(ranks.values()) == {0}
-    still = combine([one.strength(0), other.strength(0)], "in sequence")
+    still = combine([one.applied(0), other.applied(0)], "in sequence")
     assert set(still.ranks.values()) == {0}
 
 
@@ -248,18 +275,10 @@ def test_settings_that_were_applied_do_not_pass_for_the_product_s(concepts, reta
     assert "max_rank" not in made.settings
 
 
-@pytest.mark.parametrize("fresh", [0, 1])
-def test_a_fresh_eraser_lends_its_neighbours_to_one_from_a_file(fresh, concepts, retain, tmp_path):
-    erasers = fit_each("ridge", concepts[:2], retain)
-    expected = combine(erasers, "joint", retain).fingerprint
-    path = tmp_path / "other.safetensors"
-    save_eraser(erasers[1 - fresh], path)
-    assert combine([erasers[fresh], load_eraser(path)], "joint").fingerprint == expected
-
-
 def test_the_order_of_the_neighbours_does_not_matter(concepts, retain):
     grids = {name: retain.grid(name).flip(0).flatten(0, 2) for name in retain.rows}
-    turned = Activations(grids, retain.prompts[::-1], retain.settings)
+    anchors = AnchorSet(retain.anchors.anchors[::-1])
+    turned = replace(retain, rows=grids, anchors=anchors)
     erasers = fit_each("ridge", concepts, retain)
     assert_same(combine(erasers, "joint", turned), combine(erasers, "joint", retain))
 
@@ -273,35 +292,36 @@ def test_a_budget_that_is_not_reached_changes_nothing(concepts, retain):
 
 def test_concatenated_captures_are_several_concepts(concepts, make_activations):
     both = concepts[0].concatenate(concepts[1])
-    assert both.groups == (3, 3)
+    assert both.anchors.owners == (0, 0, 0, 1, 1, 1)
     assert both.prompts == concepts[0].prompts + concepts[1].prompts
-    assert concepts[0].concatenate(*concepts[1:]).groups == (3, 3, 3)
+    assert together(concepts).anchors.owners == (0, 0, 0, 1, 1, 1, 2, 2, 2)
     with pytest.raises(ActivationError, match="differ in: steps 20 / 30"):
         both.concatenate(concepts[2], make_activations(steps=30))
-    with pytest.raises(ActivationError, match="expected 3 in all"):
-        replace(concepts[0], concepts=(2, 2))
 
 
 def test_what_cannot_be_joined_is_refused_with_what_to_do(concepts, retain, make_activations):
     pure, ridge = (fit_each(method, concepts, retain) for method in METHODS)
-    old = replace(pure[1].without_rows(), provenance=replace(pure[1].provenance, capture={}))
-    moved = replace(pure[1], provenance=replace(pure[1].provenance, source_fingerprint="other"))
+    bare = pure[1].without_rows()
+    patched = replace(pure[1].provenance.model, fingerprint="other")
+    moved = replace(pure[1], provenance=replace(pure[1].provenance, model=patched))
     refused = [
         ([pure[0]], retain, "two or more erasers to combine, got 1"),
         ([pure[0], ridge[1]], retain, "method pure / ridge"),
         ([ridge[0], ridge[1].limited(1)], retain, "because max_rank was applied"),
-        ([ridge[0], ridge[1].strength(0.5)], retain, "because strength was applied"),
+        ([ridge[0], ridge[1].applied(0.5)], retain, r"strength 1\.0 / 0\.5"),
+        ([ridge[0], ridge[1].applied(edit="keys")], retain, "edit values / keys"),
+        ([ridge[0], select(ridge[1], "middle")], retain, "because layers was applied"),
         (
             [combine(ridge[:2], "in sequence"), ridge[2]],
             retain,
             "the method ridge, in sequence has no joint",
         ),
-        ([pure[0], moved], retain, "model abc / other"),
-        ([pure[0], old], retain, "because it does not hold the rows .*saved by this version"),
-        ([old, old], None, "because it does not hold the rows"),
+        ([pure[0], moved], retain, r"what was patched into model\.safetensors"),
+        ([pure[0], bare], retain, "because it does not hold the rows .*saved with 'joinable' on"),
+        ([bare, bare], None, "because it does not hold the rows"),
         (ridge[:2], make_activations(prompts=6, seed=8), "fitted with other neighbours"),
         (pure[:2], make_activations(prompts=6, seed=8, steps=30), "steps 20 / 30"),
-        ([pure[0], fit("pure", concepts[1], None)], retain, "retain_energy 0.7 / None"),
+        ([pure[0], fit("pure", concepts[1], None)], retain, "retain_energy 0.7 / 0.3"),
         ([fit("pure", each, None) for each in concepts], retain, "fitted without neighbours"),
     ]
     for erasers, kept, message in refused:
@@ -323,7 +343,7 @@ def text_erasers() -> list[Eraser]:
 
 def test_on_the_side_of_the_text_in_sequence_is_the_product_in_order(text_erasers):
     whole = combine(text_erasers, "in sequence")
-    weight = text_task().model.weight_of(MIDDLE, "to_v")
+    weight = text_task().model.weight_of(MIDDLE, "values")
     one_by_one = weight
     for each in text_erasers:
         one_by_one = each.layers[MIDDLE].edit_weight(one_by_one)
@@ -331,7 +351,7 @@ def test_on_the_side_of_the_text_in_sequence_is_the_product_in_order(text_eraser
     turned = combine(text_erasers[::-1], "in sequence")
     assert not torch.allclose(turned.layers[MIDDLE].edit_weight(weight), one_by_one, atol=1e-3)
     made = whole.provenance
-    assert whole.side == "text" and made.groups == (3, 1, 2)
+    assert whole.side == "text" and made.forget.owners == (0, 0, 0, 1, 2, 2)
     assert made.method == "uce then cure then double projections, in sequence"
     assert (made.settings["ridge 1"], made.settings["alpha 2"]) == (0.5, 2.0)
 

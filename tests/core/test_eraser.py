@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pure_core.eraser import SIDES, Eraser, LayerEraser, Provenance, Side
+from pure_core.anchors import AnchorSet
+from pure_core.eraser import EDITS, SIDES, Eraser, LayerEraser, Provenance, Side
 from pure_core.errors import EraserError
+from pure_core.files.eraser import load_eraser, save_eraser
+from pure_core.model_identity import ModelIdentity
 
 
 def layer_eraser(d: int, r: int, seed: int = 0, side: Side = "activations") -> LayerEraser:
@@ -22,12 +25,10 @@ def provenance(edit: str = "values", method: str = "ridge") -> Provenance:
     return Provenance(
         method=method,
         settings={"keep": 1.0},
-        forget=("a cat",),
-        retain=("a dog", "a fox"),
+        forget=AnchorSet.written([["a cat"]]),
+        retain=AnchorSet.written([["a dog", "a fox"]]),
         edit=edit,  # type: ignore[arg-type]
-        source_name="model.safetensors",
-        source_fingerprint="abc",
-        source_sketch={},
+        model=ModelIdentity("model.safetensors", "unet", "abc"),
         created="2026-01-31",
         plugin_version="0.1.0",
     )
@@ -108,21 +109,72 @@ def test_editing_the_values_is_exact_where_channels_mix_within_their_head_only()
     assert not torch.allclose(attention(across.edit_weight(w), 3), across(attention(w, 3)))
 
 
-def test_strength_applies_to_every_layer_and_is_recorded():
-    half = eraser().strength(0.5)
-    for name, layer in half.layers.items():
-        eye = torch.eye(layer.width, dtype=torch.float64)
-        assert torch.allclose(layer.P, (eye + eraser().layers[name].P) / 2)
-    assert half.provenance.settings == {"keep": 1.0, "strength": 0.5}
-    assert set(eraser().strength(0).ranks.values()) == {0}
+def test_strength_and_edit_are_the_eraser_s_own():
+    """The layers and the record stay as they were fitted."""
+    whole = eraser()
+    assert (whole.strength, whole.edit, whole.edited, whole.roles) == (
+        1.0,
+        None,
+        "values",
+        ("values",),
+    )
+    half = whole.applied(0.5, "keys")
+    assert half.layers is whole.layers and half.provenance is whole.provenance
+    assert (half.strength, half.edited, half.roles) == (0.5, "keys", ("keys",))
+    again = half.applied(0.5)
+    assert (again.strength, again.edit) == (0.25, "keys")
+    assert half.applied(-1, "keys and values").roles == ("keys", "values")
+    assert whole.applied(0).applied(5).strength == 0
+
+
+@pytest.mark.parametrize("strength", [0.25, -1.0, 0.0, 1.7])
+@pytest.mark.parametrize("edit", [None, *EDITS])
+def test_strength_and_edit_come_back_from_a_file(tmp_path, strength, edit):
+    chosen = eraser().applied(strength, edit)
+    save_eraser(chosen, tmp_path / "eraser.safetensors")
+    loaded = load_eraser(tmp_path / "eraser.safetensors")
+    assert (loaded.strength, loaded.edit, loaded.edited) == (strength, edit, edit or "values")
+    assert loaded.provenance == chosen.provenance and loaded.fingerprint == chosen.fingerprint
+
+
+def test_what_changes_an_eraser_keeps_its_strength_and_edit():
+    chosen = eraser().applied(0.5, "keys")
+    for each in (chosen.limited(1), chosen.without_rows(), chosen.to(torch.half)):
+        assert (each.strength, each.edited) == (0.5, "keys")
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.3, -1.0])
+def test_a_bias_is_edited_as_its_outputs_are(strength):
+    """E (W c + b) = (E W) c + E b."""
+    layer, w = layer_eraser(12, 3), weight(12)
+    bias, text = weight(12, 1)[:, 0] + 1, torch.randn(4, 5, dtype=torch.float64)
+    edited = layer.edit_weight(bias, strength)
+    assert edited.shape == (12,)
+    assert torch.allclose(edited, layer.scaled(strength).P @ bias)
+    outputs = layer.scaled(strength)(text @ w.T + bias)
+    assert torch.allclose(text @ layer.edit_weight(w, strength).T + edited, outputs)
+    assert layer.edit_weight(bias, 0.0) is bias
+
+
+def test_on_the_side_of_the_text_a_bias_stays():
+    """W (E c) + b: the bias does not read the text, whatever its size."""
+    layer = layer_eraser(12, 3, side="text")
+    for bias in (weight(12, 1)[:, 0], weight(7, 1)[:, 0]):
+        assert layer.edit_weight(bias) is bias
+
+
+def test_a_bias_of_another_width_is_refused():
+    with pytest.raises(EraserError, match="width 12, the weight has shape"):
+        layer_eraser(12, 3).edit_weight(torch.zeros(11))
 
 
 def test_the_fingerprint_knows_the_factors_and_nothing_else():
     assert eraser().fingerprint == Eraser(eraser().layers, provenance("keys")).fingerprint
     assert eraser().fingerprint == eraser().to(torch.float32).fingerprint
+    assert eraser().fingerprint == eraser().applied(0.5, "keys").fingerprint
     changed = [
         eraser(seed=5),
-        eraser().strength(0.5),
+        Eraser({n: each.scaled(0.5) for n, each in eraser().layers.items()}, provenance()),
         Eraser({"c": eraser().layers["a"], "b": eraser().layers["b"]}, provenance()),
     ]
     assert len({eraser().fingerprint, *(each.fingerprint for each in changed)}) == 4
@@ -186,7 +238,7 @@ def test_scaling_moving_and_dropping_rows_keep_the_side():
     parts = [layer.scaled(0.5), layer.scaled(0), layer.to(torch.float32)]
     assert {each.side for each in parts} == {"text"}
     text = Eraser({"a": layer, "b": layer}, provenance())
-    wholes = [text, text.strength(0.5), text.limited(1), text.without_rows(), text.to(torch.half)]
+    wholes = [text, text.applied(0.5), text.limited(1), text.without_rows(), text.to(torch.half)]
     assert {each.side for each in wholes} == {"text"}
     assert eraser().side == "activations"
 
@@ -194,7 +246,7 @@ def test_scaling_moving_and_dropping_rows_keep_the_side():
 def test_a_layer_that_is_held_once_stays_so():
     layer = layer_eraser(12, 3, side="text")
     text = Eraser({"a": layer, "b": layer, "c": layer_eraser(12, 3, 1, "text")}, provenance())
-    for each in (text.strength(0.5), text.limited(1), text.without_rows(), text.to(torch.half)):
+    for each in (text.applied(0.5), text.limited(1), text.without_rows(), text.to(torch.half)):
         assert each.layers["a"] is each.layers["b"] is not each.layers["c"]
 
 
@@ -224,5 +276,10 @@ def test_what_does_not_fit_is_refused():
         layer_eraser(12, 3).edit_weight(weight(11))
     with pytest.raises(EraserError, match="at least one layer"):
         Eraser({}, provenance())
-    with pytest.raises(EraserError, match="edit has to be one of"):
+    with pytest.raises(EraserError, match="edit: expected one of"):
         provenance(edit="queries")
+    with pytest.raises(EraserError, match="edit: expected one of"):
+        eraser().applied(edit="queries")  # type: ignore[arg-type]
+    for strength in (float("nan"), float("inf")):
+        with pytest.raises(EraserError, match="strength: expected a number"):
+            eraser().applied(strength)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from pure_core.methods.by_text import TEXT_METHODS, fit_text
 from safetensors.torch import save_file
 
+from pure_core.anchors import AnchorSet
 from pure_core.eraser import Eraser
 from pure_core.errors import EraserFileError
 from pure_core.files.eraser import load_eraser, save_eraser
-from pure_core.methods import fit
+from pure_core.fitting import fit, fit_text
+from pure_core.methods import TEXT_METHODS
 from pure_core.selection import select
 from tests.core.models import contents
 from tests.core.texts import text_task
@@ -43,48 +44,12 @@ def test_round_trip(make_activations, path, method):
         assert torch.equal(loaded.layers[name].rows, layer.rows)
 
 
-def test_a_file_of_version_1_is_still_read(eraser, path):
-    """As the first version wrote it: no rows, and nothing of several concepts or the capture."""
-    factors = {}
-    for name, layer in eraser.layers.items():
-        factors[f"{name}.proj_left"] = layer.proj_left.contiguous()
-        factors[f"{name}.proj_right"] = layer.proj_right.contiguous()
-    metadata = {
-        "format": "pure-eraser",
-        "format_version": "1",
-        "architecture": json.dumps(eraser.widths),
-        "method": "ridge",
-        "settings": '{"keep": 10.0}',
-        "forget": '["a dog", "a photo of a dog"]',
-        "retain": '["a cat"]',
-        "edit": "values",
-        "source_name": "model.safetensors (SD15)",
-        "source_fingerprint": "abc",
-        "source_sketch": "{}",
-        "created": "2026-11-20",
-        "plugin_version": "0.1.0",
-    }
-    save_file(factors, path, metadata)
-    loaded = load_eraser(path)
-    assert loaded.fingerprint == eraser.fingerprint
-    assert loaded.provenance.names == ("a dog",)
-    assert loaded.provenance.capture == loaded.provenance.contribution == {}
-    assert all(layer.rows is None for layer in loaded.layers.values())
-
-
-def test_a_file_of_version_2_is_still_read(eraser, path):
-    """It says no side and no shared layers, but everything else."""
+@pytest.mark.parametrize("version", ["0", "2", "3"])
+def test_files_of_other_versions_are_refused(eraser, path, version):
     save_eraser(eraser, path)
     tensors, metadata = contents(path)
-    for name in ("side", "shared"):
-        del metadata[name]
-    save_file(tensors, path, metadata=metadata | {"format_version": "2"})
-    loaded = load_eraser(path)
-    assert loaded.side == "activations"
-    assert loaded.provenance == eraser.provenance
-    assert loaded.fingerprint == eraser.fingerprint
-    save_file(tensors, path, metadata=metadata)
-    with pytest.raises(EraserFileError, match=r"entries \['side', 'shared'\], which are missing"):
+    save_file(tensors, path, metadata=metadata | {"format_version": version})
+    with pytest.raises(EraserFileError, match=f"version 1, but .* has version {version}. Update"):
         load_eraser(path)
 
 
@@ -117,7 +82,7 @@ def test_a_layer_that_all_share_is_written_and_read_once(path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda eraser: eraser.strength(0.5),
+        lambda eraser: eraser.applied(0.5),
         lambda eraser: eraser.limited(1),
         lambda eraser: select(eraser, "middle"),
     ],
@@ -168,9 +133,12 @@ def test_an_eraser_without_rows_is_smaller_and_survives(eraser, path, tmp_path):
 
 
 def test_prompts_in_any_language_and_an_identity_eraser_survive(eraser, path):
-    prompts = ('"quoted"', "皮卡丘, ébène", "two\nlines", "")
-    made = replace(eraser.provenance, forget=prompts, retain=(), source_name="模型")
-    save_eraser(Eraser(eraser.strength(0).layers, made), path)
+    prompts = ['"quoted"', "皮卡丘, ébène", "two\nlines", ""]
+    anchors = AnchorSet.written([prompts]) + AnchorSet.phrased(["猫"], ["{}", "{}的照片"])
+    model = replace(eraser.provenance.model, name="模型")
+    made = replace(eraser.provenance, forget=anchors, retain=AnchorSet(), model=model)
+    still = {name: layer.scaled(0) for name, layer in eraser.layers.items()}
+    save_eraser(Eraser(still, made), path)
     loaded = load_eraser(path)
     assert loaded.provenance == made
     assert set(loaded.ranks.values()) == {0}
@@ -186,9 +154,9 @@ def test_the_format_is_the_documented_one(eraser, path):
     assert tensors[f"{layer}.proj_right"].shape == (rank, width)
     assert tensors[f"{layer}.rows"].shape == eraser.layers[layer].rows.shape
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "3")
+    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "1")
     assert json.loads(metadata["architecture"]) == eraser.widths
-    assert json.loads(metadata["retain"]) == list(eraser.provenance.retain)
+    assert json.loads(metadata["retain"]) == eraser.provenance.retain.record()
     assert (metadata["side"], json.loads(metadata["shared"])) == ("activations", {})
 
 
@@ -196,10 +164,10 @@ def test_nothing_is_overwritten_unasked(eraser, path):
     save_eraser(eraser, path)
     before = path.read_bytes()
     with pytest.raises(EraserFileError, match="exists already"):
-        save_eraser(eraser.strength(0.5), path)
+        save_eraser(eraser.applied(0.5), path)
     assert path.read_bytes() == before
-    save_eraser(eraser.strength(0.5), path, overwrite=True)
-    assert load_eraser(path).provenance.settings["strength"] == 0.5
+    save_eraser(eraser.applied(0.5), path, overwrite=True)
+    assert load_eraser(path).strength == 0.5
 
 
 def test_a_failed_write_leaves_nothing_behind(eraser, tmp_path):
@@ -270,7 +238,6 @@ def without(metadata: dict[str, str], name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m | {"format_version": "4"}, "version 4. Update"),
         (lambda m: without(m, "format_version"), "version none"),
         (lambda m: without(m, "retain"), "'retain'.*missing"),
         (lambda m: m | {"forget": '"a cat"'}, "'forget'"),
@@ -280,9 +247,18 @@ def without(metadata: dict[str, str], name: str) -> dict[str, str]:
         (lambda m: m | {"architecture": "{"}, "'architecture'"),
         (lambda m: m | {"architecture": '{"a": 4}'}, "3 tensors of its 1 layers"),
         (lambda m: m | {"architecture": m["architecture"].replace("60", "61")}, "width 61, got 60"),
-        (lambda m: m | {"edit": "queries"}, "edit has to be one of"),
-        (lambda m: m | {"concepts": "[4, 0]"}, "concepts: expected the number of prompts of each"),
-        (lambda m: m | {"concepts": "[3]"}, "concepts: expected the number of prompts of each"),
+        (lambda m: m | {"edit": "queries"}, "edit: expected one of"),
+        (lambda m: m | {"edits": "queries"}, "edits: expected one of"),
+        (lambda m: m | {"edits": ""}, "edits: expected one of"),
+        (lambda m: m | {"forget": '[{"concept": 4}]'}, "forget: expected anchors with the texts"),
+        (lambda m: m | {"retain": '[{"group": "4"}]'}, "retain: expected anchors with the texts"),
+        (lambda m: m | {"strength": "nan"}, "strength: expected a number"),
+        (lambda m: m | {"strength": "much"}, "not a valid eraser"),
+        (lambda m: m | {"trajectory": "[]"}, "trajectory: expected an object"),
+        (lambda m: m | {"trajectory": "{"}, "not a valid eraser"),
+        (lambda m: m | {"trajectory": '{"steps": 3}'}, "its record is not as expected"),
+        (lambda m: m | {"model": '{"name": "x"}'}, "its record is not as expected"),
+        (lambda m: without(m, "strength"), "'strength'.*missing"),
     ],
 )
 def test_unknown_metadata_is_refused(eraser, path, change, message):

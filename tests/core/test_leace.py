@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pure_core.activations import Activations
 from pure_core.errors import FitError
-from pure_core.methods import fit, fit_leace
+from pure_core.fitting import fit
 from pure_core.methods.leace import leace_factors
 
 SIZES = {"one concept": [9], "two concepts": [9, 6], "three concepts": [5, 9, 7]}
@@ -41,8 +41,13 @@ def covariance(x: Tensor, z: Tensor) -> Tensor:
     return (x - x.mean(0)).T @ (z - z.mean(0)) / (len(x) - 1)
 
 
+def owners(sizes: list[int]) -> Tensor:
+    """(n,): for every row the number of its concept."""
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
 def eraser_of(forget: Tensor, sizes: list[int], retain: Tensor, shrinkage: float) -> Tensor:
-    left, right = leace_factors(forget, sizes, retain, shrinkage)
+    left, right = leace_factors(forget, owners(sizes), retain, shrinkage)
     return torch.eye(forget.shape[1], dtype=torch.float64) - left @ right
 
 
@@ -151,7 +156,7 @@ def test_the_fitted_eraser_is_the_solution(make_activations):
     parts = [make_activations(prompts=3, seed=1), make_activations(prompts=2, seed=2)]
     forget, retain = parts[0].concatenate(parts[1]), make_activations(prompts=5, seed=3)
     eraser = fit("leace", forget, retain, shrinkage=0.05, keep=3.0)
-    each = forget.settings.latents * forget.settings.run_steps
+    each = forget.trajectory.rows_per_anchor
     for name, layer in eraser.layers.items():
         rows, others = forget.rows[name].double(), retain.rows[name].double()
         expected = eraser_of(rows, [3 * each, 2 * each], others, 0.05)
@@ -163,26 +168,25 @@ def test_the_fitted_eraser_is_the_solution(make_activations):
         assert covariance(erased, labels).norm() < 1e-6
     made = eraser.provenance
     assert (made.method, made.edit, made.settings) == ("leace", "values", {"shrinkage": 0.05})
-    assert made.groups == (3, 2) and made.retain == retain.prompts
+    assert made.forget.owners == (0, 0, 0, 1, 1) and made.retain == retain.anchors
     assert all(0 < share < 1 for share in made.contribution.values())
 
 
 def test_progress_is_told_in_layers(make_activations):
     told: list[tuple[int, int]] = []
-    fit_leace(
-        make_activations(seed=1), make_activations(seed=2), progress=lambda *now: told.append(now)
-    )
+    forget, retain = make_activations(seed=1), make_activations(seed=2)
+    fit("leace", forget, retain, progress=lambda *now: told.append(now))
     assert told == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, -0.1, 1.1, float("nan"), float("inf")])
 def test_a_shrinkage_outside_its_range_is_refused(make_activations, shrinkage):
-    with pytest.raises(FitError, match=r"shrinkage has to be above 0.*at most 1"):
+    with pytest.raises(FitError, match="shrinkage: expected from above 0 to 1"):
         fit("leace", make_activations(seed=1), make_activations(seed=2), shrinkage=shrinkage)
 
 
 def test_neighbours_are_required_and_captured_alike(make_activations):
-    with pytest.raises(FitError, match="connect 'retain'"):
+    with pytest.raises(FitError, match="retain: the method leace needs .* neighbours"):
         fit("leace", make_activations(), None)
     with pytest.raises(FitError, match="steps 20 / 30"):
         fit("leace", make_activations(seed=1), make_activations(seed=2, steps=30))

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from pure_core.activations import Activations
+from pure_core.anchors import AnchorSet
 from pure_core.combine import combine
 from pure_core.errors import FitError
-from pure_core.methods import METHODS, fit, fit_mosaic, fit_ridge
+from pure_core.fitting import fit
+from pure_core.methods import METHODS
 
 LAYER = "middle_block.1.transformer_blocks.0.attn2"
 TEMPLATES = ("{}", "a photo of {}")
@@ -18,15 +20,13 @@ TEMPLATES = ("{}", "a photo of {}")
 
 def named(captured: Activations, *names: str) -> Activations:
     """The same rows as those of names in two phrasings."""
-    prompts = tuple(t.replace("{}", name) for name in names for t in TEMPLATES)
-    return replace(captured, prompts=prompts)
+    return replace(captured, anchors=AnchorSet.phrased(names, TEMPLATES))
 
 
 def dense(forget, retain, pairs, *, keep, damping, reach) -> torch.Tensor:
     """The formula as it stands, with every target looked up one by one."""
-    settings = forget.settings
     h_f, h_r = forget.rows[LAYER].double(), retain.rows[LAYER].double()
-    per = settings.per_prompt
+    per = forget.trajectory.rows_per_anchor
     t_f = torch.stack(
         [
             torch.stack([h_r[j * per + row % per] for j in pairs[row // per]]).mean(0)
@@ -44,7 +44,7 @@ def dense(forget, retain, pairs, *, keep, damping, reach) -> torch.Tensor:
 def test_it_equals_the_dense_solve(make_activations, cells):
     forget = named(make_activations(prompts=2, seed=1, cells=cells), "dog")
     retain = named(make_activations(prompts=6, seed=2, cells=cells), "cat", "bird", "fox")
-    eraser = fit_mosaic(forget, retain, keep=0.7, damping=0.05, reach=1.3)
+    eraser = fit("mosaic", forget, retain, keep=0.7, damping=0.05, reach=1.3)
     expected = dense(forget, retain, [[0, 2, 4], [1, 3, 5]], keep=0.7, damping=0.05, reach=1.3)
     assert torch.allclose(eraser.layers[LAYER].P.double(), expected, atol=1e-5)
     assert eraser.provenance.edit == "values"
@@ -53,16 +53,18 @@ def test_it_equals_the_dense_solve(make_activations, cells):
 
 def test_with_one_cell_and_one_phrasing_it_is_the_ridge_eraser(make_activations):
     forget, retain = make_activations(prompts=1, seed=1), make_activations(prompts=4, seed=2)
-    one = fit_mosaic(forget, retain, keep=2.0, damping=0.1, reach=1.5)
-    other = fit_ridge(forget, retain, keep=2.0, damping=0.1, overshoot=1.5)
+    one = fit("mosaic", forget, retain, keep=2.0, damping=0.1, reach=1.5)
+    other = fit("ridge", forget, retain, keep=2.0, damping=0.1, overshoot=1.5)
     assert one.fingerprint == other.fingerprint
 
 
 def test_left_to_itself_it_reaches_less_far_with_more_concepts(make_activations):
     one, retain = make_activations(prompts=2, seed=1), make_activations(prompts=4, seed=2)
-    eight = replace(make_activations(prompts=8, seed=3), concepts=(1,) * 8)
+    eight = replace(
+        make_activations(prompts=8, seed=3), anchors=AnchorSet.phrased("abcdefgh", ["{}"])
+    )
     for forget, reach in ((one, 1.6), (eight, 1.3)):
-        usual, said = fit_mosaic(forget, retain), fit_mosaic(forget, retain, reach=reach)
+        usual, said = fit("mosaic", forget, retain), fit("mosaic", forget, retain, reach=reach)
         assert usual.provenance.settings["reach"] == 0
         for name, layer in usual.layers.items():
             assert torch.allclose(layer.P, said.layers[name].P, atol=1e-6)
@@ -71,9 +73,9 @@ def test_left_to_itself_it_reaches_less_far_with_more_concepts(make_activations)
 def test_a_phrasing_is_not_what_is_erased(make_activations):
     """Where concept and neighbours differ only between phrasings there is nothing to erase."""
     retain = named(make_activations(prompts=2, seed=2), "cat")
-    forget = named(Activations(retain.rows, retain.prompts, retain.settings), "dog")
-    assert set(fit_mosaic(forget, retain).ranks.values()) == {0}
-    assert min(fit_ridge(forget, retain).ranks.values()) > 0
+    forget = named(retain, "dog")
+    assert set(fit("mosaic", forget, retain).ranks.values()) == {0}
+    assert min(fit("ridge", forget, retain).ranks.values()) > 0
 
 
 def test_other_methods_are_given_whole_pictures(make_activations):
@@ -85,16 +87,6 @@ def test_other_methods_are_given_whole_pictures(make_activations):
         assert (given.fingerprint == pooled.fingerprint) == (METHODS[method].cells == 1)
 
 
-def test_pooled_rows_are_the_mean_over_cells(make_activations):
-    captured = make_activations(prompts=2, seed=1, cells=2)
-    pooled = captured.pooled()
-    assert pooled.settings.cells == 1
-    for name, rows in pooled.rows.items():
-        expected = captured.rows[name].reshape(len(rows), 4, -1).mean(1)
-        assert torch.allclose(rows, expected)
-    assert pooled.pooled() is pooled
-
-
 @pytest.mark.parametrize("reach", [0.0, 1.2])
 def test_joined_it_is_what_fitting_together_gives(make_activations, reach):
     retain = named(make_activations(prompts=6, seed=2, cells=2), "cat", "bird", "fox")
@@ -102,8 +94,10 @@ def test_joined_it_is_what_fitting_together_gives(make_activations, reach):
         named(make_activations(prompts=2, seed=seed, cells=2), name)
         for seed, name in ((1, "dog"), (3, "wolf"))
     ]
-    joined = combine([fit_mosaic(each, retain, reach=reach) for each in concepts], "joint")
-    together = fit_mosaic(concepts[0].concatenate(concepts[1]), retain, reach=reach)
+    joined = combine(
+        [fit("mosaic", each, retain, reach=reach) for each in concepts], "joint", retain
+    )
+    together = fit("mosaic", concepts[0].concatenate(concepts[1]), retain, reach=reach)
     for name, layer in together.layers.items():
         assert torch.allclose(joined.layers[name].P, layer.P, atol=1e-4)
 
@@ -111,19 +105,21 @@ def test_joined_it_is_what_fitting_together_gives(make_activations, reach):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"keep": -1.0}, "keep has to be 0 or more"),
-        ({"damping": 0.0}, "damping has to be above 0"),
-        ({"reach": -0.1}, "reach has to be 0 or more"),
-        ({"reach": float("nan")}, "reach has to be"),
+        ({"keep": -1.0}, "keep: expected from 0 to 1000"),
+        ({"damping": 0.0}, "damping: expected from above 0 to 10"),
+        ({"reach": -0.1}, "reach: expected from 0 to 5"),
+        ({"reach": float("nan")}, "reach: expected from 0 to 5"),
     ],
 )
 def test_settings_outside_their_range_are_refused(make_activations, settings, message):
     with pytest.raises(FitError, match=message):
-        fit_mosaic(make_activations(seed=1), make_activations(seed=2), **settings)
+        fit("mosaic", make_activations(seed=1), make_activations(seed=2), **settings)
 
 
 def test_neighbours_are_required(make_activations):
-    with pytest.raises(FitError, match="mosaic method sends the concept to its neighbours"):
-        fit_mosaic(make_activations(), None)
+    with pytest.raises(
+        FitError, match="the method mosaic needs the activations of the concept's neighbours"
+    ):
+        fit("mosaic", make_activations(), None)
     with pytest.raises(FitError, match="cells 1 / 2"):
-        fit_mosaic(make_activations(), make_activations(cells=2))
+        fit("mosaic", make_activations(), make_activations(cells=2))

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from pure_core.activations import Activations
+from pure_core.anchors import AnchorSet
 from pure_core.bases import Basis, fit_basis
 from pure_core.errors import FitError
-from pure_core.methods import METHODS, fit, fit_pure
+from pure_core.fitting import fit
+from pure_core.methods import METHODS
 from pure_core.methods.pure import pure_factors
+from pure_core.model_identity import ModelIdentity
 
 ENERGIES = [(0.99, 0.7), (0.9, 0.9), (0.999, 0.999), (1.0, 1.0)]
 
@@ -57,16 +60,16 @@ def test_without_neighbours_the_forget_subspace_is_projected_out(make_activation
     e = dense(forget, None)
     assert torch.allclose(e @ e, e, atol=1e-12)
     assert (e @ forget.vectors).abs().max() < 1e-12
-    eraser = fit_pure(make_activations(seed=1), None)
-    assert eraser.provenance.retain == ()
-    assert "retain_energy" not in eraser.provenance.settings
+    eraser = fit("pure", make_activations(seed=1), None)
+    assert len(eraser.provenance.retain) == 0
 
 
 def changed(activations: Activations, change) -> Activations:
     """The same activations with every layer's rows changed; twice the prompts for twice n."""
     rows = {layer: change(each) for layer, each in activations.rows.items()}
     times = len(next(iter(rows.values()))) // len(next(iter(activations.rows.values())))
-    return Activations(rows, activations.prompts * times, activations.settings)
+    anchors = AnchorSet(activations.anchors.anchors * times)
+    return replace(activations, rows=rows, anchors=anchors)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +84,15 @@ def changed(activations: Activations, change) -> Activations:
 )
 def test_only_the_directions_of_the_rows_matter(make_activations, change):
     forget, retain = make_activations(seed=1), make_activations(prompts=6, seed=2)
-    plain = fit_pure(forget, retain)
-    other = fit_pure(changed(forget, change), changed(retain, change))
+    plain = fit("pure", forget, retain)
+    other = fit("pure", changed(forget, change), changed(retain, change))
     for layer in plain.layers:
         assert torch.allclose(plain.layers[layer].P, other.layers[layer].P, atol=1e-5)
 
 
 def test_the_fitted_eraser_is_made_of_both_bases(make_activations):
     forget, retain = make_activations(seed=1), make_activations(prompts=6, seed=2)
-    eraser = fit_pure(forget, retain, 0.99, 0.7)
+    eraser = fit("pure", forget, retain, forget_energy=0.99, retain_energy=0.7)
     for layer, fitted in eraser.layers.items():
         expected = dense(fit_basis(forget.rows[layer], 0.99), fit_basis(retain.rows[layer], 0.7))
         assert fitted.proj_left.dtype == torch.float32
@@ -97,33 +100,63 @@ def test_the_fitted_eraser_is_made_of_both_bases(make_activations):
     assert eraser.widths == forget.widths
     assert eraser.provenance.edit == "keys and values"
     assert eraser.provenance.settings == {"forget_energy": 0.99, "retain_energy": 0.7}
-    assert (eraser.provenance.forget, eraser.provenance.retain) == (forget.prompts, retain.prompts)
+    assert eraser.provenance.forget == forget.anchors
+    assert eraser.provenance.retain == retain.anchors
 
 
 @pytest.mark.parametrize("energy", [0.0, -1.0, 1.5])
 def test_energies_outside_their_range_name_the_input(make_activations, energy):
-    with pytest.raises(FitError, match="forget_energy has to be"):
-        fit_pure(make_activations(), make_activations(seed=2), forget_energy=energy)
-    with pytest.raises(FitError, match="retain_energy has to be"):
-        fit_pure(make_activations(), make_activations(seed=2), retain_energy=energy)
+    with pytest.raises(FitError, match="forget_energy: expected from above 0 to 1"):
+        fit("pure", make_activations(), make_activations(seed=2), forget_energy=energy)
+    with pytest.raises(FitError, match="retain_energy: expected from above 0 to 1"):
+        fit("pure", make_activations(), make_activations(seed=2), retain_energy=energy)
 
 
 @pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize(
-    "other", [{"seed": 7}, {"cfg": 1.0}, {"height": 768}, {"source_fingerprint": "xyz"}]
+    "other", [{"seed": 7}, {"cfg": 1.0}, {"height": 768}, {"scheduler": "karras"}]
 )
 def test_differently_captured_rows_are_refused_with_the_difference(make_activations, method, other):
     retain = make_activations(seed=2)
     name, value = next(iter(other.items()))
-    altered = replace(retain, settings=replace(retain.settings, **other))
+    altered = replace(retain, trajectory=retain.trajectory._replace(**other))
     with pytest.raises(FitError, match=f"{name} .* / {value}"):
         fit(method, make_activations(seed=1), altered)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_rows_of_another_model_are_refused(make_activations, method):
+    patched = ModelIdentity("model.safetensors", "unet", "xyz", "float16")
+    with pytest.raises(FitError, match=r"patched into model\.safetensors"):
+        fit(method, make_activations(seed=1), make_activations(seed=2, model=patched))
 
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_rows_of_other_layers_are_refused(make_activations, method):
     with pytest.raises(FitError, match="layers"):
         fit(method, make_activations(), make_activations(widths={"layer": 24}))
+
+
+def test_with_all_energy_the_rounding_of_the_rows_does_not_matter(make_activations):
+    """Batches of another size round differently: of rank-deficient rows that was all PURE saw."""
+    exact = {}
+    for number, name in enumerate(("forget", "retain")):
+        random = torch.Generator().manual_seed(number)
+        thin = torch.randn(24, 31, generator=random), torch.randn(31, 90, generator=random)
+        exact[name] = thin[0].double() @ thin[1].double()
+    widths = {"layer": 90}
+
+    def captured(name: str, seed: int) -> Activations:
+        noise = torch.rand(exact[name].shape, generator=torch.Generator().manual_seed(seed)) - 0.5
+        rows = (exact[name] * (1 + 2**-23 * noise)).float()
+        return replace(make_activations(seed=1, widths=widths), rows={"layer": rows})
+
+    one, other = (
+        fit("pure", captured("forget", seed), captured("retain", seed + 1), forget_energy=1.0)
+        for seed in (5, 7)
+    )
+    assert one.ranks == other.ranks == {"layer": 24}
+    assert torch.allclose(one.layers["layer"].P, other.layers["layer"].P, atol=1e-5)
 
 
 def test_fit_goes_by_name_and_takes_the_settings_of_all_methods(make_activations):
@@ -134,11 +167,11 @@ def test_fit_goes_by_name_and_takes_the_settings_of_all_methods(make_activations
     )
     for method in METHODS:
         eraser = fit(method, forget, retain, **everything)
-        names = METHODS[method].settings
+        names = [each.name for each in METHODS[method].settings]
         assert eraser.provenance.settings == {name: everything[name] for name in names}
         assert eraser.provenance.edit == METHODS[method].edit
         assert eraser.provenance.method == method
-    with pytest.raises(FitError, match="Unknown method 'magic'"):
+    with pytest.raises(FitError, match="method: expected one of pure, ridge, .*, got 'magic'"):
         fit("magic", forget, retain)
     with pytest.raises(FitError, match="forget_enrgy"):
         fit("pure", forget, retain, forget_enrgy=0.9)

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from pure_core.activations import Activations
+from pure_core.anchors import AnchorSet
 from pure_core.bases import fit_basis
+from pure_core.eraser import Eraser
 from pure_core.errors import PureError
-from pure_core.methods import fit
+from pure_core.fitting import fit
 from pure_core.report import FitReport, draw, panel
 from pure_core.report.canvas import printable
 from pure_core.report.picture import FORGET, RETAIN, short_name
@@ -30,9 +32,15 @@ def apart(activations: Activations, seed: int) -> Activations:
     return replace(activations, rows=rows)
 
 
+def scaled(eraser: Eraser, strength: float) -> Eraser:
+    """Whose layers go less far: the report itself is at strength 1 whatever is chosen."""
+    layers = {name: layer.scaled(strength) for name, layer in eraser.layers.items()}
+    return replace(eraser, layers=layers)
+
+
 def test_an_identity_eraser_removes_nothing_and_keeps_everything(make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
-    report = FitReport.of(fit("pure", forget, retain).strength(0), forget, retain)
+    report = FitReport.of(scaled(fit("pure", forget, retain), 0), forget, retain)
     for layer in report.layers:
         assert layer.forget_removed == layer.mean_removed == layer.way == layer.gap_closed == 0
         assert layer.retain_kept == 1
@@ -133,7 +141,7 @@ def test_bars_grow_with_what_they_show(make_activations):
     forget, retain = apart(make_activations(seed=1), 5), make_activations(seed=2)
 
     def red(strength: float) -> int:
-        report = FitReport.of(fit("pure", forget, None).strength(strength), forget, retain)
+        report = FitReport.of(scaled(fit("pure", forget, None), strength), forget, retain)
         table = draw(report)[:, 300:420]
         return int((table == np.array(FORGET)).all(-1).sum())
 
@@ -143,16 +151,18 @@ def test_bars_grow_with_what_they_show(make_activations):
 def test_layers_of_zeros_and_strange_prompts_are_drawn(make_activations):
     forget = make_activations(seed=1)
     silent = {layer: torch.zeros_like(rows) for layer, rows in forget.rows.items()}
-    forget = Activations(silent, ("皮卡丘 " * 60,) * len(forget.prompts), forget.settings)
+    anchors = AnchorSet.written([["皮卡丘 " * 60] * len(forget.prompts)])
+    forget = replace(forget, rows=silent, anchors=anchors)
     report = FitReport.of(fit("pure", forget, None), forget, None)
     assert draw(report).shape[1] == 1024
     assert report.layers[0].forget_rank == 0
 
 
 def test_names_are_short_and_printable():
-    assert short_name("input_blocks.4.1.transformer_blocks.0.attn2") == "input 4.1 / 0"
-    assert short_name("middle_block.1.transformer_blocks.9.attn2") == "middle 1 / 9"
-    assert len(short_name("some.other.model.with.long.names.attn2")) <= 18
+    assert short_name("input_blocks.4.1.transformer_blocks.0.attn2", "unet") == "input 4.1 / 0"
+    assert short_name("middle_block.1.transformer_blocks.9.attn2", "unet") == "middle 1 / 9"
+    for family in ("unet", "a later one"):
+        assert len(short_name("some.other.model.with.long.names.attn2", family)) <= 18
     assert printable("Pokémon – 皮") == "Pokemon ? ?"
 
 

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pure_core.methods.common import neighbour_means
-from pure_core.thin import thin_product
 from torch import Tensor
 
-from pure_core.activations import Activations
+from pure_core.activations import Activations, neighbour_means
+from pure_core.anchors import AnchorSet
+from pure_core.eraser import LayerEraser
 from pure_core.errors import FitError
-from pure_core.methods import fit_ridge
-from pure_core.methods.ridge import ridge_factors, solve_rows
+from pure_core.fitting import fit
+from pure_core.low_rank import thin_product
+from pure_core.methods import METHODS
+from pure_core.methods.least_squares import least_squares_factors, solve_rows
+from pure_core.methods.method import LayerRows
 
 
 def random_rows(n: int, d: int, seed: int) -> Tensor:
@@ -34,7 +37,7 @@ def dense_ridge(h_f: Tensor, t_f: Tensor, h_r: Tensor, keep: float, damping: flo
 @pytest.mark.parametrize(("keep", "damping"), [(1.0, 0.01), (0.1, 0.5), (0.0, 0.1), (100.0, 1e-3)])
 def test_it_equals_the_dense_solve(n_f, n_r, d, keep, damping):
     h_f, t_f, h_r = random_rows(n_f, d, 0), random_rows(n_f, d, 1), random_rows(n_r, d, 2)
-    left, right = ridge_factors(h_f, t_f, h_r, keep, damping)
+    left, right = least_squares_factors(h_f, t_f, h_r, keep, damping)
     e = torch.eye(d, dtype=torch.float64) - left @ right
     expected = dense_ridge(h_f, t_f, h_r, keep, damping)
     assert left.shape[1] <= min(n_f, d)
@@ -51,7 +54,7 @@ def test_it_minimises_its_objective():
         kept = keep * (h_r @ e.T - h_r).square().sum() / 30
         return erased + kept + damping * h_r.square().mean() * (e - eye).square().sum()
 
-    left, right = ridge_factors(h_f, t_f, h_r, keep, damping)
+    left, right = least_squares_factors(h_f, t_f, h_r, keep, damping)
     best = (eye - left @ right).requires_grad_()
     (gradient,) = torch.autograd.grad(objective(best), best)
     (at_identity,) = torch.autograd.grad(objective(eye.requires_grad_()), eye)
@@ -71,7 +74,7 @@ def test_the_target_is_the_neighbours_mean_at_the_same_latent_and_step(make_acti
 
 def test_the_fitted_eraser_is_the_solution(make_activations):
     forget, retain = make_activations(prompts=3, seed=1), make_activations(prompts=5, seed=2)
-    eraser = fit_ridge(forget, retain, keep=0.3, damping=0.05)
+    eraser = fit("ridge", forget, retain, keep=0.3, damping=0.05, overshoot=1.0)
     for layer, fitted in eraser.layers.items():
         expected = dense_ridge(
             forget.rows[layer].double(),
@@ -86,25 +89,34 @@ def test_the_fitted_eraser_is_the_solution(make_activations):
     assert eraser.provenance.settings == {"keep": 0.3, "damping": 0.05, "overshoot": 1.0}
 
 
-def change_of(rows: Tensor, eraser, layer: str) -> float:
-    return float((eraser.layers[layer](rows) - rows).norm() / rows.norm())
+MIDDLE = "middle_block.1.transformer_blocks.0.attn2"
+
+
+def solved(forget: Activations, retain: Activations, keep: float, damping: float) -> LayerEraser:
+    """The middle layer's eraser, also beyond the limits that a person can set."""
+    rows = LayerRows(MIDDLE, forget, retain)
+    left, right = METHODS["ridge"].solve(rows, keep=keep, damping=damping, overshoot=1.0)
+    return LayerEraser(left.float(), right.float())
+
+
+def change_of(rows: Tensor, eraser: LayerEraser) -> float:
+    return float((eraser(rows) - rows).norm() / rows.norm())
 
 
 def test_keep_holds_the_neighbours_and_damping_holds_everything(make_activations):
     forget, retain = make_activations(prompts=2, seed=1), make_activations(prompts=3, seed=2)
-    layer = "middle_block.1.transformer_blocks.0.attn2"
-    weak = fit_ridge(forget, retain, keep=0.01, damping=1e-4)
-    strong = fit_ridge(forget, retain, keep=1e6, damping=1e-4)
-    assert change_of(retain.rows[layer], weak, layer) > 1e-2
-    assert change_of(retain.rows[layer], strong, layer) < 1e-4
-    assert change_of(forget.rows[layer], strong, layer) > 1e-2
-    still = fit_ridge(forget, retain, damping=1e6)
-    assert change_of(forget.rows[layer], still, layer) < 1e-4
+    weak = solved(forget, retain, keep=0.01, damping=1e-4)
+    strong = solved(forget, retain, keep=1e6, damping=1e-4)
+    assert change_of(retain.rows[MIDDLE], weak) > 1e-2
+    assert change_of(retain.rows[MIDDLE], strong) < 1e-4
+    assert change_of(forget.rows[MIDDLE], strong) > 1e-2
+    still = solved(forget, retain, keep=10.0, damping=1e6)
+    assert change_of(forget.rows[MIDDLE], still) < 1e-4
 
 
 def test_overshoot_goes_as_much_further_along_the_same_way(make_activations):
     forget, retain = make_activations(4, seed=1), make_activations(5, seed=2)
-    once, more = (fit_ridge(forget, retain, overshoot=o) for o in (1.0, 1.5))
+    once, more = (fit("ridge", forget, retain, overshoot=o) for o in (1.0, 1.5))
     for name, layer in once.layers.items():
         eye = torch.eye(layer.width)
         assert not torch.allclose(layer.P, eye, atol=1e-2)
@@ -113,20 +125,19 @@ def test_overshoot_goes_as_much_further_along_the_same_way(make_activations):
 
 def test_with_little_damping_and_no_keep_the_forget_rows_reach_their_target(make_activations):
     forget, retain = make_activations(prompts=2, seed=1), make_activations(prompts=3, seed=2)
-    layer = "middle_block.1.transformer_blocks.0.attn2"
-    eraser = fit_ridge(forget, retain, keep=0.0, damping=1e-6)
-    target = neighbour_means(forget, retain, layer).float()
-    assert (eraser.layers[layer](forget.rows[layer]) - target).norm() < 1e-2 * target.norm()
+    eraser = solved(forget, retain, keep=0.0, damping=1e-6)
+    target = neighbour_means(forget, retain, MIDDLE).float()
+    assert (eraser(forget.rows[MIDDLE]) - target).norm() < 1e-2 * target.norm()
 
 
 def test_a_concept_that_is_its_neighbours_mean_is_left_alone(make_activations):
     retain = make_activations(prompts=1, seed=2)
-    forget = Activations(
-        {layer: rows.repeat(3, 1) for layer, rows in retain.rows.items()},
-        ("a", "b", "c"),
-        retain.settings,
+    forget = replace(
+        retain,
+        rows={layer: rows.repeat(3, 1) for layer, rows in retain.rows.items()},
+        anchors=AnchorSet.written([["a", "b", "c"]]),
     )
-    assert set(fit_ridge(forget, retain).ranks.values()) == {0}
+    assert set(fit("ridge", forget, retain).ranks.values()) == {0}
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 9), (9, 5)])
@@ -149,21 +160,21 @@ def test_a_thin_product_keeps_only_the_numerical_rank():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"keep": -0.1}, "keep has to be"),
-        ({"keep": float("nan")}, "keep has to be"),
-        ({"damping": 0.0}, "damping has to be"),
-        ({"overshoot": 0.0}, "overshoot has to be"),
-        ({"damping": float("inf")}, "damping has to be"),
+        ({"keep": -0.1}, "keep: expected from 0 to 1000"),
+        ({"keep": float("nan")}, "keep: expected from 0 to 1000"),
+        ({"damping": 0.0}, "damping: expected from above 0 to 10"),
+        ({"overshoot": 0.0}, "overshoot: expected from 0.1 to 5"),
+        ({"damping": float("inf")}, "damping: expected from above 0 to 10"),
     ],
 )
 def test_settings_outside_their_range_are_refused(make_activations, settings, message):
     with pytest.raises(FitError, match=message):
-        fit_ridge(make_activations(seed=1), make_activations(seed=2), **settings)
+        fit("ridge", make_activations(seed=1), make_activations(seed=2), **settings)
 
 
 def test_neighbours_are_required(make_activations):
-    with pytest.raises(FitError, match="connect 'retain'"):
-        fit_ridge(make_activations(), None)
+    with pytest.raises(FitError, match="retain: the method ridge needs .* neighbours"):
+        fit("ridge", make_activations(), None)
 
 
 def test_neighbours_that_are_all_zero_are_refused(make_activations):
@@ -171,4 +182,4 @@ def test_neighbours_that_are_all_zero_are_refused(make_activations):
     layer = next(iter(retain.rows))
     rows = retain.rows | {layer: torch.zeros_like(retain.rows[layer])}
     with pytest.raises(FitError, match=layer):
-        fit_ridge(make_activations(seed=1), replace(retain, rows=rows))
+        fit("ridge", make_activations(seed=1), replace(retain, rows=rows))

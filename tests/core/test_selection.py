@@ -8,7 +8,7 @@ import pytest
 
 from pure_core.eraser import Eraser
 from pure_core.errors import EraserError
-from pure_core.methods import fit
+from pure_core.fitting import fit
 from pure_core.selection import select
 
 NAMES = (
@@ -74,7 +74,7 @@ def test_the_measured_share_is_what_changes_in_the_forget_rows(make_activations)
         rows = forget.rows[name]
         share = (rows - layer(rows)).square().sum() / rows.square().sum()
         assert eraser.provenance.contribution[name] == pytest.approx(float(share), rel=1e-4)
-        half = eraser.strength(0.5).provenance.contribution[name]
+        half = layer.scaled(0.5).share_changed()
         assert half == pytest.approx(float(share) / 4, rel=1e-4)
 
 

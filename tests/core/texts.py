@@ -8,7 +8,10 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from pure_core.eraser import PROJECTIONS, Eraser
+from pure_core.anchors import AnchorSet
+from pure_core.eraser import Eraser
+from pure_core.families import ROLES, Role
+from pure_core.model_identity import ModelIdentity
 from pure_core.text import TextModel, TextTask, TextVectors, repeated
 
 LENGTH, WIDTH = 12, 20
@@ -27,9 +30,13 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-def encoded(*prompts: str, concepts: tuple[int, ...] = ()) -> TextVectors:
+def encoded(*prompts: str, concepts: Sequence[int] = ()) -> TextVectors:
     """As a causal text encoder gives them: the same start for all, words that know those before
-    them, an end and padding that know all words, and a mean that all share."""
+    them, an end and padding that know all words, and a mean that all share.
+
+    Args:
+        concepts: How many prompts each concept has; one concept has all where it is not said.
+    """
     mean, start = random(WIDTH, seed=0), random(WIDTH, seed=1)
     padding = 0.3 * random(LENGTH, WIDTH, seed=2)
     vectors, ends = [], []
@@ -43,27 +50,29 @@ def encoded(*prompts: str, concepts: tuple[int, ...] = ()) -> TextVectors:
         ends.append(len(rows))
         rows += list(padding[len(rows) :] + before)
         vectors.append(mean + torch.stack(rows))
-    return TextVectors(prompts, tuple(vectors), tuple(ends), concepts)
+    starts = [sum(concepts[:index]) for index in range(len(concepts))] or [0]
+    parts = zip(starts, [*starts[1:], len(prompts)], strict=True)
+    anchors = AnchorSet.written([prompts[start:end] for start, end in parts])
+    return TextVectors(anchors, tuple(vectors), tuple(ends))
 
 
 def text_model(layers: dict[str, int] = LAYERS, seed: int = 0) -> TextModel:
     """Layer -> d, with random weights."""
     weights = {
-        (name, projection): random(
-            d, WIDTH, seed=seed + crc32((name + projection).encode())
-        ).float()
+        (name, role): random(d, WIDTH, seed=seed + crc32((name + role).encode())).float()
         / WIDTH**0.5
         for name, d in layers.items()
-        for projection in ("to_k", "to_v")
+        for role in ROLES
     }
-    return TextModel(tuple(layers), lambda *which: weights[which], "model.safetensors", "abc", {})
+    identity = ModelIdentity("model.safetensors", "unet", "abc")
+    return TextModel(tuple(layers), lambda *which: weights[which], identity)
 
 
 def text_task(
     forget: Sequence[str] = FORGET,
     anchor: Sequence[str] = ANCHOR,
     retain: Sequence[str] = RETAIN,
-    concepts: tuple[int, ...] = (),
+    concepts: Sequence[int] = (),
     model: TextModel | None = None,
 ) -> TextTask:
     return TextTask(
@@ -75,19 +84,19 @@ def text_task(
     )
 
 
-def weights(task: TextTask, eraser: Eraser) -> dict[tuple[str, str], Tensor]:
-    """Layer and projection -> W in float64, of all that the eraser edits."""
+def weights(task: TextTask, eraser: Eraser) -> dict[tuple[str, Role], Tensor]:
+    """Layer and role -> W in float64, of all that the eraser edits."""
     return {
-        (layer, projection): task.model.weight_of(layer, projection).double()
+        (layer, role): task.model.weight_of(layer, role).double()
         for layer in task.model.layers
-        for projection in PROJECTIONS[eraser.provenance.edit]
+        for role in eraser.roles
     }
 
 
-def edited(task: TextTask, eraser: Eraser) -> dict[tuple[str, str], Tensor]:
+def edited(task: TextTask, eraser: Eraser) -> dict[tuple[str, Role], Tensor]:
     """The same as the eraser leaves them, by dense matrices."""
     after = {}
-    for (layer, projection), weight in weights(task, eraser).items():
+    for (layer, role), weight in weights(task, eraser).items():
         dense = eraser.layers[layer].to(torch.float64).P
-        after[layer, projection] = weight @ dense if eraser.side == "text" else dense @ weight
+        after[layer, role] = weight @ dense if eraser.side == "text" else dense @ weight
     return after

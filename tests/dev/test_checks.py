@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from dev.checks import Stage, report, run_beside, run_stage, split_selection
+from dev.checks import Stage, lint_stages, report, run_beside, run_stage, split_selection
+from dev.console import ROOT, link_to_checkout, merged
+
+MISTAKES = {
+    "ruff check": ("pure_core/module.py", "import os\n", "F401"),
+    "ruff format": ("pure_core/module.py", "ONE  =  1\n", "would be reformatted"),
+    "mypy": ("pure_core/module.py", "def same(x):\n    return x\n", "no-untyped-def"),
+    "codespell": ("README.md", "It erases teh concept.\n", "teh ==> the"),  # codespell:ignore teh
+    "deno lint": ("web/module.js", "let one = 1\nexport const two = 2 * one\n", "prefer-const"),
+    "deno check": ("web/module.js", 'import { mak } from "./dom.js"\nmak("p")\n', "mak"),
+}
+"""What each check of the sources is for: a file, a mistake in it, and a word of the report."""
 
 
 def test_paths_go_to_the_run_that_can_hold_them() -> None:
@@ -25,6 +39,29 @@ def test_a_stage_passes_by_its_exit_status(status: int, may_be_empty: bool, pass
     assert outcome.passed is passed
     assert outcome.last_line == "== 1 done =="
     assert report([outcome]) == (0 if passed else 1)
+
+
+def test_every_check_of_the_sources_has_a_mistake_to_find() -> None:
+    assert {stage.name for stage in lint_stages(Path(sys.executable), {})} == MISTAKES.keys()
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_check_of_the_sources_finds_its_mistake(name: str, tmp_path: Path) -> None:
+    file, mistake, word = MISTAKES[name]
+    for part in ("pure_core", "nodes", "dev", "web", ".dev/types"):
+        (tmp_path / part).mkdir(parents=True)
+    link_to_checkout(tmp_path / ".dev" / "types" / "comfyui_pure", tmp_path)
+    for settings in ("pyproject.toml", "deno.jsonc", "web/dom.js"):
+        shutil.copyfile(ROOT / settings, tmp_path / settings)
+    (tmp_path / file).write_text(mistake, encoding="utf-8")
+    (stage,) = (each for each in lint_stages(Path(sys.executable), {}) if each.name == name)
+    command = [str(each) for each in stage.command]
+    env = merged(stage.env)
+    result = subprocess.run(
+        command, cwd=tmp_path, env=env, check=False, capture_output=True, text=True
+    )
+    said = result.stdout + result.stderr
+    assert result.returncode != 0 and word in said, said
 
 
 def test_one_failure_fails_the_whole_and_pytest_has_the_last_word(

@@ -1,7 +1,15 @@
 """Capturing activations in a sampling run of the model."""
 
 from .error import CaptureError
+from .memory import remembered_capture
 from .run import capture, capture_both
 from .sampling import SAMPLERS, SCHEDULERS
 
-__all__ = ["SAMPLERS", "SCHEDULERS", "CaptureError", "capture", "capture_both"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULERS",
+    "CaptureError",
+    "capture",
+    "capture_both",
+    "remembered_capture",
+]

@@ -60,7 +60,9 @@ def starting_noise(model: ModelPatcher, sites: Sites, trajectory: Trajectory) ->
     size = (*frames, trajectory.height // cell, trajectory.width // cell)
     empty = torch.zeros(trajectory.latents, geometry.channels, *size)
     latent = comfy.sample.fix_empty_latent_channels(model, empty)
-    return comfy.sample.prepare_noise(latent, trajectory.seed, list(range(trajectory.latents)))
+    numbers = list(range(trajectory.latents))
+    noise: Tensor = comfy.sample.prepare_noise(latent, trajectory.seed, numbers)
+    return noise
 
 
 def noise_levels(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
@@ -69,7 +71,7 @@ def noise_levels(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
     Raises:
         CaptureError: the scheduler gives fewer steps than asked.
     """
-    schedule = comfy.samplers.KSampler(
+    schedule: Tensor = comfy.samplers.KSampler(
         model,
         steps=trajectory.steps,
         device=model.load_device,

@@ -6,32 +6,42 @@ from pathlib import Path
 
 import pytest
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
-from comfyui_pure.nodes.host.fingerprint import fingerprint
-from comfyui_pure.nodes.host.layers import ModelError, cross_attention_layers, family, widths
+from comfyui_pure.nodes.host.identity import fingerprint
+from comfyui_pure.nodes.host.sites import ModelError, Sites, architecture
 
-from testbed.comfy.stock import Loaded, execute, load, sample, tiny_flux, with_lora
+from testbed.comfy.stock import (
+    Loaded,
+    execute,
+    load,
+    projection,
+    sample,
+    tiny_flux,
+    weight_key,
+    with_lora,
+)
 
 
 def test_every_text_reading_layer_is_found_and_no_other(loaded: Loaded) -> None:
-    layers = cross_attention_layers(loaded.model)
+    sites = Sites.of(loaded.model).sites
     keys = {key for key in loaded.model.model.state_dict() if key.endswith("attn2.to_v.weight")}
-    assert {layer.key("to_v") for layer in layers} == keys
-    assert len(layers) == 7
-    for layer in layers:
-        assert layer.width == layer.module.to_v.weight.shape[0]
-        assert layer.module.to_v.weight.shape[1] == 768  # the text's width, not the image's
-    assert family(loaded.model) == "SD15"
+    assert {weight_key(site, "values") for site in sites} == keys
+    assert len(sites) == 7
+    for site in sites:
+        weight = projection(loaded.model, site, "values").weight
+        assert tuple(weight.shape) == (site.width, site.text_width)
+        assert site.text_width == 768  # the text's, not the image's
+    assert architecture(loaded.model) == "SD15"
 
 
 def test_layer_names_are_module_paths(loaded: Loaded) -> None:
-    assert "input_blocks.1.1.transformer_blocks.0.attn2" in widths(
-        cross_attention_layers(loaded.model)
-    )
+    assert "input_blocks.1.1.transformer_blocks.0.attn2" in Sites.of(loaded.model).widths()
 
 
 def test_a_model_without_cross_attention_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"model: Flux\w* has no separate cross-attention"):
-        cross_attention_layers(tiny_flux())
+    with pytest.raises(
+        ModelError, match=r"model: Flux\w* is not supported yet. Expected one of: U-Nets"
+    ):
+        Sites.of(tiny_flux())
 
 
 def test_fingerprint_names_the_model_whatever_was_done_with_it(
@@ -49,7 +59,7 @@ def test_fingerprint_tells_patched_models_apart(loaded: Loaded) -> None:
     attention = loaded.model.clone()
     attention.set_model_attn2_replace(lambda q, k, v, extra: v, "middle", 0)
     weights = loaded.model.clone()
-    key = cross_attention_layers(weights)[0].key("to_v")
+    key = weight_key(Sites.of(weights).sites[0], "values")
     weights.add_patches({key: ("diff", (weights.model.state_dict()[key] * 0.1,))})
     models = [
         loaded.model,
@@ -77,5 +87,5 @@ def test_fingerprint_tells_kinds_of_prediction_apart(loaded: Loaded) -> None:
 
 def test_fingerprint_tells_checkpoints_apart(loaded: Loaded, checkpoint: Path) -> None:
     other = load(checkpoint).model
-    cross_attention_layers(other)[-1].module.to_v.weight.data += 0.01
+    projection(other, Sites.of(other).sites[-1], "values").weight.data += 0.01
     assert fingerprint(other) != fingerprint(loaded.model)

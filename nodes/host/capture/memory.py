@@ -1,0 +1,72 @@
+"""Captures that are remembered for as long as their model lives.
+
+A person who tries strengths and methods runs PURE Erase Concept again and again on one model.
+ComfyUI's cache can't serve the capture inside of it, and from 0.30 on drops what a run has not used
+yet, so the last captures are kept here, on the CPU. They hold no reference to the model: when
+ComfyUI lets go of it, they go too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
+
+from ....pure_core.activations import Activations
+from ....pure_core.concepts import Anchors
+from ....pure_core.trajectory import Trajectory
+from ..identity import identity
+from ..sites import Sites
+from .run import capture_both
+
+MOST = 2
+"""Captures that are remembered for a model."""
+
+
+class Captured(NamedTuple):
+    """Both sides of an erasure."""
+
+    forget: Activations
+    retain: Activations | None
+
+    def pooled(self) -> Captured:
+        """Both averaged over the whole picture."""
+        return Captured(self.forget.pooled(), self.retain and self.retain.pooled())
+
+
+class Remembered(NamedTuple):
+    key: Hashable
+    """Everything that the rows depend on but the cells."""
+
+    asked: int
+    """Cells that were asked for; memory may have allowed fewer."""
+
+    captured: Captured
+
+
+remembered: WeakKeyDictionary[ModelPatcher, list[Remembered]] = WeakKeyDictionary()
+
+
+def remembered_capture(
+    model: ModelPatcher, clip: CLIP, anchors: Anchors, trajectory: Trajectory
+) -> Captured:
+    """As `capture_both`, from memory if this model was captured in this way before.
+
+    A capture by cells also serves for whole pictures, whose means it holds.
+
+    Raises:
+        As `capture` does; then nothing is remembered.
+    """
+    sites = Sites.of(model)
+    key = (identity(model, sites).fingerprint, anchors, trajectory._replace(cells=1))
+    entries = remembered.setdefault(model, [])
+    for entry in entries:
+        if entry.key == key and trajectory.cells in (1, entry.asked):
+            return entry.captured if entry.asked == trajectory.cells else entry.captured.pooled()
+    captured = Captured(*capture_both(model, clip, anchors, trajectory))
+    entries.insert(0, Remembered(key, trajectory.cells, captured))
+    del entries[MOST:]
+    return captured
