@@ -159,7 +159,8 @@ def circles(graph: Graph) -> list[list[str]]:
 
 def folders(root: Path) -> dict[str, set[str]]:
     """Folder -> the other folders that it imports from."""
-    files, found = modules(root), {}
+    files = modules(root)
+    found: dict[str, set[str]] = {}
     for module, others in import_graph(root).items():
         here = folder(module, files, root)
         there = {folder(other, files, root) for other in others}

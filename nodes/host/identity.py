@@ -74,7 +74,8 @@ def _kind(weight: torch.Tensor) -> str:
 def _loaded(model: ModelPatcher, sites: Sites, site: str) -> torch.Tensor:
     """The weight that holds a site's values, without any patch."""
     module = sites[site].values.module
-    weight: torch.Tensor = sites.net.get_submodule(module).weight
+    linear: Any = sites.net.get_submodule(module)
+    weight: torch.Tensor = linear.weight
     return _unpatched(model, f"{PREFIX}{module}.weight", weight)
 
 
@@ -172,8 +173,8 @@ def _made_with(value: Any) -> dict[str, Any]:
         return {**around, **defaults, **(value.__kwdefaults__ or {})}
     if isinstance(value, (type, BuiltinFunctionType)) or not hasattr(value, "__dict__"):
         return {}
-    names = _parameters(type(value))
-    return {name: each for name, each in vars(value).items() if name in names}
+    known = _parameters(type(value))
+    return {name: each for name, each in vars(value).items() if name in known}
 
 
 def _setting(value: Any, within: tuple[int, ...]) -> Any:
