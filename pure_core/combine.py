@@ -44,6 +44,17 @@ IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
 
 
+def can_be_joined(eraser: Eraser) -> bool:
+    """Whether it holds what joining needs, and is as a method with a joint form fitted it."""
+    made = eraser.provenance
+    changed = any(name in made.settings for name in CHANGES)
+    return eraser.joinable and not changed and _joint_form(made)
+
+
+def _joint_form(made: Provenance) -> bool:
+    return made.method in METHODS and METHODS[made.method].join is not None
+
+
 def chosen_mode(mode: str) -> Mode:
     """A mode by its name. Raises EraserError for one that there is not."""
     require_one_of("mode", mode, MODES, EraserError)
@@ -228,8 +239,7 @@ def _method_settings(method: Method, made: Provenance) -> dict[str, Any]:
 def _require_joinable(one: Eraser, other: Eraser) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
     for made in (one.provenance, other.provenance):
-        joinable = made.method in METHODS and METHODS[made.method].join is not None
-        if not joinable:
+        if not _joint_form(made):
             raise EraserError(
                 f"The eraser of {made.title} cannot be joined with others: the method "
                 f"{made.method} has no joint form for fitted erasers. Fit all concepts at once "

@@ -13,7 +13,6 @@ from .averages import averages
 from .provenance import export_metadata
 from .source import Source, require_suffix, writing
 
-
 UNTRUE = (
     "modelspec.hash_sha256",
     "sshs_model_hash",
