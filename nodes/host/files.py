@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ def numbered(root: Path, where: str, filename_prefix: str, suffix: str) -> Path:
         inside = (root / prefix).resolve()
         *folders, _ = prefix.split("/")
         for part in folders:
-            (root / part).exists()
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (root / part).lstat()
         require_usable(root / f"{name}_00001_{suffix}")
     except (OSError, ValueError) as error:
         raise FileNameError(

@@ -130,7 +130,7 @@ def decoded(
         value = None
     items = value.values() if isinstance(value, dict) else value
     if not isinstance(value, container) or not all(
-        isinstance(each, item) and not isinstance(each, bool) for each in items
+        isinstance(each, item) and (item is object or not isinstance(each, bool)) for each in items
     ):
         raise error(
             f"expected a JSON {'list' if container is list else 'object'} in the metadata entry "
