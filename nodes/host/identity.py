@@ -48,7 +48,13 @@ def identity(model: ModelPatcher, sites: Sites, clip: CLIP) -> ModelIdentity:
         fingerprint=fingerprint(model, clip),
         precision=precision(model, sites),
         sketch=sketches(model, sites),
+        patched=patched(model),
     )
+
+
+def patched(model: ModelPatcher) -> bool:
+    """Whether anything was patched into the diffusion model's weights or into what they give."""
+    return bool(model.injections) or any(key.startswith(PREFIX) for key in model.patches)
 
 
 def precision(model: ModelPatcher, sites: Sites) -> str:
