@@ -3,12 +3,13 @@
 from comfy_api.latest import io
 
 from ..pure_core import activations as core
+from ..pure_core.errors import require_one_of
 from ..pure_core.fitting import fit
 from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
 from .host.progress import progress
 from .report import pictured, shown
-from .settings import setting_inputs
+from .settings import AS_SET, chosen_settings, setting_inputs
 from .types import (
     STEPS,
     Activations,
@@ -65,10 +66,13 @@ class Fit(io.ComfyNode):
         forget: core.Activations,
         method: str,
         retain: core.Activations | None = None,
+        preset: str = AS_SET,
         max_rank: int = 0,
         **settings: float,
     ) -> io.NodeOutput:
-        eraser = fit(method, forget, retain, progress(), **settings)
+        require_one_of("method", method, METHODS)
+        chosen = chosen_settings(METHODS[method], preset, settings)
+        eraser = fit(method, forget, retain, progress(), **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)
         report = FitReport.of(eraser, forget, retain, progress())

@@ -6,13 +6,14 @@ from comfy_api.latest import io
 
 from ..pure_core.anchors import AnchorSet
 from ..pure_core.concepts import PromptError, lines
+from ..pure_core.errors import require_one_of
 from ..pure_core.fitting import fit_text
 from ..pure_core.methods import TEXT_METHODS
 from ..pure_core.report import summary
 from .defaults import TEXT_METHOD
 from .host.progress import progress
 from .host.text import text_task
-from .settings import methods_tooltip, setting_inputs
+from .settings import AS_SET, chosen_settings, methods_tooltip, setting_inputs
 from .types import (
     STEPS,
     Eraser,
@@ -98,14 +99,17 @@ class FitText(io.ComfyNode):
         method: str,
         *,
         anchor: str = "",
+        preset: str = AS_SET,
         max_rank: int = 0,
         **settings: float | str,
     ) -> io.NodeOutput:
+        require_one_of("method", method, TEXT_METHODS)
+        chosen = chosen_settings(TEXT_METHODS[method], preset, settings)
         concepts = given_anchors(forget)
         if not concepts:
             raise PromptError("forget: expected at least one prompt, got none.")
         task = text_task(model, clip, concepts, given_anchors(retain), lines(anchor))
-        eraser = fit_text(method, task, progress(), **settings)
+        eraser = fit_text(method, task, progress(), **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)
         return io.NodeOutput(eraser, summary(eraser))

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js"
 import { api } from "../../scripts/api.js"
 import { addCompare } from "./compare.js"
 import { make } from "./dom.js"
+import { learnMethods, showOnlyTheMethods } from "./methods.js"
 import { addSuggestions, closeSuggestions } from "./neighbours.js"
 import { forgetRuns, restorePanels } from "./panel.js"
 import { addReport } from "./report.js"
@@ -12,7 +13,8 @@ import { loadWords } from "./text.js"
 const PARTS = {
     PURE_EraseConcept: [addSuggestions, addReport],
     PURE_Concept: [addSuggestions],
-    PURE_Fit: [addReport],
+    PURE_Fit: [showOnlyTheMethods, addReport],
+    PURE_FitText: [showOnlyTheMethods],
     PURE_Compare: [addCompare],
 }
 
@@ -27,6 +29,9 @@ app.registerExtension({
         api.addEventListener("status", forgetRuns)
         // No node: the run has ended, well or not, and is in the history.
         api.addEventListener("executing", ({ detail }) => { if (detail == null) restorePanels() })
+    },
+    beforeRegisterNodeDef(_type, definition) {
+        if (definition.name in PARTS) learnMethods(definition.name, definition.input)
     },
     nodeCreated(node) {
         for (const add of PARTS[node.comfyClass] ?? []) add(node)

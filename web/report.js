@@ -4,7 +4,7 @@ import { asOneStop, choiceOf, make } from "./dom.js"
 import { addPanel } from "./panel.js"
 import { say } from "./text.js"
 
-const SHARES = ["removed", "way", "kept"]
+const SHARES = ["removed", "shift", "kept"]
 const MEASURES = [...SHARES, "rank"]
 const PLOT = { width: 320, height: 84 }
 const HEIGHT = 300
@@ -24,7 +24,7 @@ export function addReport(node) {
 
 /** The report's parts. */
 function drawn(report) {
-    let measure = report.layers.some((layer) => layer.way != null) ? "way" : "removed"
+    let measure = report.layers.some((layer) => layer.shift != null) ? "shift" : "removed"
     let pinned = null
     const bars = make("div", {
         class: "pure-bars", role: "group", "aria-label": say("report"),

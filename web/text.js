@@ -11,9 +11,9 @@ const ENGLISH = {
     removed: "removed",
     removed_tip: "Share of the concept's energy that is removed. Energy is the squared length of "
         + "the activations, their mean included: little has to go for the concept to go.",
-    way: "way",
-    way_tip: "How far the concept is taken towards its neighbours: at 100% it arrives at their "
-        + "mean, above it is taken beyond. Below 50% expect the concept to remain.",
+    shift: "shift",
+    shift_tip: "How far the concept moved towards its neighbours: at 100% it is at their mean, "
+        + "above 100% beyond it. Below 50% expect the concept to remain.",
     kept: "kept",
     kept_tip: "Share of the neighbours' energy that stays as it was: should be near 100%.",
     rank: "rank",

@@ -8,8 +8,8 @@ weighs each direction by its share of the energy, r_i = s_i^2 / sum s_j^2,
 
 and equation 7 edits keys and values of all layers: W' = W (I - (P_f - P_f P_r)).
 
-Default a = 2, the authors' for objects and artists (5 for unsafe content). They published no code
-and do not say which tokens they take: here all tokens of the words, without start, end and
+Presets are the authors': a = 2 for objects and artists (the default), 5 for unsafe content. The
+paper does not say which tokens are taken: here all tokens of the words, without start, end and
 padding, which every prompt shares and which would be the leading direction.
 """
 
@@ -70,5 +70,10 @@ METHOD = TextMethod(
     edit="keys and values",
     settings=(ALPHA,),
     presets={"objects and artists": {"alpha": 2.0}, "unsafe content": {"alpha": 5.0}},
+    preset_for_kind={
+        "object": "objects and artists",
+        "style": "objects and artists",
+        "unsafe content": "unsafe content",
+    },
     solve=solve,
 )

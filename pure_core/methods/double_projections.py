@@ -12,7 +12,10 @@ all layers; tokens are edited one after the other, each on the weights so far.
 As in the authors' code: the tokens of the words without start, end and padding; an anchor of a
 single token is taken as it is, unprojected; without retain prompts the edit runs along c itself;
 tokens that lie in the retained span (|x|^2 < 1e-10) are passed over; retained directions are those
-with singular values above 1e-6. Difference: an empty anchor is the empty prompt's end token.
+with singular values above 1e-6. Differences: an empty anchor is the empty prompt's end token; and
+of a concept's prompts one is edited, its bare name, or the shortest where none is just the name.
+The authors give bare names only. Prompts share their last token's direction, so that every later
+edit would move the token of an earlier one off its target again.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..anchors import AnchorSet
 from ..eraser import LayerEraser, product
 from ..errors import FitError
 from ..progress import Progress
@@ -42,23 +46,39 @@ def solve(task: TextTask, progress: Progress) -> TextEdit:
         FitError: every token of the concept is among the retained ones.
     """
     outside = outside_of(None if task.retain is None else task.retain.words)
-    edits = []
-    for number, vectors in enumerate(task.forget.vectors):
+    edits, read = [], []
+    numbers = names(task.forget.anchors)
+    for done, number in enumerate(numbers, start=1):
         anchor = task.anchor.vectors[number][1 : max(2, task.anchor.ends[number])]
-        for token in vectors[1 : task.forget.ends[number]]:
+        tokens = task.forget.vectors[number][1 : task.forget.ends[number]]
+        read.append(tokens)
+        for token in tokens:
             free = outside(token)
             size = free @ free
             if size >= OUTSIDE:
                 change = token - proxy(token, anchor)
                 edits.append(LayerEraser(change[:, None], free[None] / size, side="text"))
-        progress(number + 1, len(task.forget.vectors))
+        progress(done, len(numbers))
     if not edits:
         raise FitError(
             "Every token of the concept lies in the span of the retain prompts' tokens, so nothing "
             "can be erased without changing those. Use fewer retain prompts."
         )
     whole = product(edits)
-    return TextEdit(whole.proj_left, whole.proj_right, task.forget.words)
+    return TextEdit(whole.proj_left, whole.proj_right, torch.cat(read))
+
+
+def names(anchors: AnchorSet) -> list[int]:
+    """For every concept the number of the prompt that is its bare name, else of the shortest."""
+
+    def rank(number: int) -> tuple[bool, int, int]:
+        anchor = anchors[number]
+        return anchor.prompt != anchor.concept, len(anchor.prompt.split()), len(anchor.prompt)
+
+    of_concept: dict[str, list[int]] = {}
+    for number, anchor in enumerate(anchors):
+        of_concept.setdefault(anchor.concept, []).append(number)
+    return [min(numbers, key=rank) for numbers in of_concept.values()]
 
 
 def proxy(token: Tensor, anchor: Tensor) -> Tensor:

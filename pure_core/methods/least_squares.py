@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..eraser import LayerEraser
-from ..low_rank import thin_product
 from ..errors import FitError
+from ..low_rank import thin_product
 from .method import Factors, JoinTask, LayerRows, Setting
 from .rows import mixed_rows
 

@@ -34,7 +34,7 @@ class Setting:
     default: Value
 
     help: str
-    """For the widget's tooltip: what it does, its range, which way to turn it."""
+    """For the widget's tooltip: what it does and in which direction to turn it."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -105,6 +105,9 @@ class Method:
 
     presets: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     """Name -> settings that belong together, for people to choose instead of single numbers."""
+
+    preset_for_kind: Mapping[str, str] = field(default_factory=dict)
+    """Kind of concept -> the preset that its authors use for concepts of that kind."""
 
     def values(self, given: Mapping[str, Value]) -> dict[str, Any]:
         """All its settings: those given, which are checked, and the defaults of the others.

@@ -7,8 +7,8 @@ projection is multiplied by the rotation R = U V^T from the singular value decom
 
 with G and G* the projections onto the values W c of concept and anchors, c_p the retained prompts'
 last tokens and C_g the second moment of ordinary prompts' tokens. Only the ratios matter: here
-l = 1, and `rotation` = e / l, 200 as in the authors' setting for objects (e 2000, g 10, p 0, l 10;
-their settings differ a lot between tasks), g = l.
+l = 1, `rotation` = e / l, `general` = g / l and `preserve_values` = p / l. The authors' differ a lot
+between kinds of concepts: defaults are those for objects, presets those for all kinds.
 
 As in the authors' code: values only, and where det R < 0 the last column is negated. Differences:
 their ordinary prompts are 30 000 captions of photographs, here the retain prompts, with start and
@@ -27,7 +27,6 @@ from ..bases import fit_basis
 from ..low_rank import thin_product
 from ..text import TextTask
 from .method import Setting, TextEdit, TextMethod
-from .uce import PRESERVE
 
 ROTATION = Setting(
     "rotation",
@@ -39,9 +38,30 @@ ROTATION = Setting(
     step=1,
     advanced=True,
 )
+GENERAL = Setting(
+    "general",
+    1.0,
+    "Weight of keeping what ordinary prompts read (g / l).",
+    least=0,
+    most=1e6,
+    step=0.1,
+    advanced=True,
+)
+PRESERVE_VALUES = Setting(
+    "preserve_values",
+    0.0,
+    "Weight of keeping the values of the retain prompts (p / l). The authors use 0 for objects and "
+    "nudity, 0.1 for styles, 0.5 for people.",
+    least=0,
+    most=1000,
+    step=0.1,
+    advanced=True,
+)
 
 
-def solve_layer(task: TextTask, layer: str, rotation: float, preserve: float) -> TextEdit:
+def solve_layer(
+    task: TextTask, layer: str, rotation: float, general: float, preserve_values: float
+) -> TextEdit:
     """The rotation of one layer's values."""
     assert task.retain is not None
     read = task.retain.read
@@ -54,7 +74,8 @@ def solve_layer(task: TextTask, layer: str, rotation: float, preserve: float) ->
         task.retain.last @ weight.T,
         read.T @ read / len(read),
         rotation=rotation,
-        preserve=preserve,
+        general=general,
+        preserve=preserve_values,
     )
     eye = torch.eye(len(weight), dtype=torch.float64)
     return TextEdit(*thin_product(eye - turned, eye), forget)
@@ -68,6 +89,7 @@ def oce_rotation(
     ordinary: Tensor,
     *,
     rotation: float,
+    general: float,
     preserve: float,
 ) -> Tensor:
     """R (d, d) of one layer.
@@ -84,7 +106,7 @@ def oce_rotation(
         frame = torch.eye(len(weight), dtype=weight.dtype)
     inner, eye = frame.T @ weight, torch.eye(frame.shape[1], dtype=weight.dtype)
     concept, there, kept = (_projection(forget @ frame), _projection(anchor @ frame), kept @ frame)
-    moment = inner @ (ordinary + torch.eye(len(ordinary), dtype=weight.dtype)) @ inner.T
+    moment = inner @ (general * ordinary + torch.eye(len(ordinary), dtype=weight.dtype)) @ inner.T
     objective = moment + preserve * kept.T @ kept - rotation * concept @ (eye - there)
     left, _, right = torch.linalg.svd(objective)
     turned: Tensor = left @ right
@@ -105,7 +127,19 @@ METHOD = TextMethod(
     summary="Rotates the values so that the concept's direction goes away and angles stay.",
     source="Sun et al., arXiv 2605.28902",
     edit="values",
-    settings=(ROTATION, PRESERVE),
+    settings=(ROTATION, GENERAL, PRESERVE_VALUES),
+    presets={
+        "objects": {"rotation": 200.0, "general": 1.0, "preserve_values": 0.0},
+        "styles": {"rotation": 50.0, "general": 1.0, "preserve_values": 0.1},
+        "nudity": {"rotation": 300.0, "general": 2.0, "preserve_values": 0.0},
+        "ten people": {"rotation": 350.0, "general": 5.0, "preserve_values": 0.5},
+    },
+    preset_for_kind={
+        "object": "objects",
+        "style": "styles",
+        "person": "ten people",
+        "unsafe content": "nudity",
+    },
     solve_layer=solve_layer,
     layer_side="activations",
     needs_retain=True,

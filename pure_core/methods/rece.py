@@ -10,9 +10,9 @@ is found over keys and values of all layers, and UCE sends it to the concept's a
 stand right of W, so with S = sum W^T W and W' = W E it is c' = (m I + E^T S E)^-1 E^T S c, and S is
 all that is needed of the model.
 
-Defaults: five rounds and m = .1 (the authors' for unsafe content and most objects; 1e-3 for
-artists), weights as for UCE. Differences: the authors use their l = .1, p = .1 in the rounds and
-treat all 77 positions; here `ridge`, `preserve` and `tokens` hold for all rounds.
+As in the authors' code, the rounds have weights of their own, l = p = 0.1, and the first edit has
+those of UCE. Presets are theirs by kind of concept: rounds, and m. Default: three rounds and
+m = 0.1, theirs for nudity. Difference: they treat all 77 positions, here `tokens` chooses.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..families import ROLES
 from ..low_rank import thin_product
 from ..progress import Progress
 from ..text import TextTask
-from .method import Setting, TextEdit, TextMethod
+from .method import Setting, TextEdit, TextMethod, Value
 from .uce import ERASE, PRESERVE, RIDGE, TOKEN_CHOICE, uce_factors, uce_rows
 
 ROUNDS = Setting(
     "rounds",
-    5,
+    3,
     "How often what brings the concept back is erased as well; 0 is UCE alone.",
     least=0,
     most=100,
@@ -47,6 +47,25 @@ RECOVERY = Setting(
     step=0.001,
     advanced=True,
 )
+ROUND_RIDGE = Setting(
+    "round_ridge",
+    0.1,
+    "Weight of changing nothing at all in the rounds (lambda). Higher is more careful.",
+    least=0,
+    most=1000,
+    above=True,
+    step=0.01,
+    advanced=True,
+)
+ROUND_PRESERVE = Setting(
+    "round_preserve",
+    0.1,
+    "Weight of keeping the retain prompts in the rounds (p).",
+    least=0,
+    most=1000,
+    step=0.01,
+    advanced=True,
+)
 
 
 def solve(
@@ -58,18 +77,22 @@ def solve(
     tokens: str,
     rounds: int,
     recovery: float,
+    round_ridge: float,
+    round_preserve: float,
 ) -> TextEdit:
     """One edit for keys and values of all layers."""
     forget, target, kept = uce_rows(task, tokens)
     moment = weight_moment(task, progress)
-    weights = {"erase": erase, "preserve": preserve, "ridge": ridge}
-    edit = _text(*uce_factors(forget, target, kept, **weights))
+    first = uce_factors(forget, target, kept, erase=erase, preserve=preserve, ridge=ridge)
+    edit = _text(*first)
     edited = [forget]
     for _ in range(int(rounds)):
         found = recovered(forget, edit.P, moment, recovery)
         edited.append(found)
-        again = _text(*uce_factors(found, target, kept, **weights))
-        edit = edit.then(again)
+        again = uce_factors(
+            found, target, kept, erase=erase, preserve=round_preserve, ridge=round_ridge
+        )
+        edit = edit.then(_text(*again))
         edit = _text(*thin_product(edit.proj_left, edit.proj_right))
     return TextEdit(edit.proj_left, edit.proj_right, torch.cat(edited))
 
@@ -103,11 +126,37 @@ def _text(left: Tensor, right: Tensor) -> LayerEraser:
     return LayerEraser(left, right, side="text")
 
 
+def _preset(rounds: int, recovery: float) -> dict[str, Value]:
+    weights = {each.name: each.default for each in (ROUND_RIDGE, ROUND_PRESERVE)}
+    return {**weights, ROUNDS.name: rounds, RECOVERY.name: recovery}
+
+
 METHOD = TextMethod(
     name="rece",
     summary="UCE, then again for the vectors that bring the concept back.",
     source="Gong et al., arXiv 2407.12383",
     edit="keys and values",
-    settings=(ERASE, PRESERVE, RIDGE, TOKEN_CHOICE, ROUNDS, RECOVERY),
+    settings=(
+        ERASE,
+        PRESERVE,
+        RIDGE,
+        TOKEN_CHOICE,
+        ROUNDS,
+        RECOVERY,
+        ROUND_RIDGE,
+        ROUND_PRESERVE,
+    ),
+    presets={
+        "objects": _preset(1, 0.1),
+        "difficult objects": _preset(1, 0.001),
+        "styles": _preset(1, 0.001),
+        "unsafe content": _preset(2, 0.1),
+        "nudity": _preset(3, 0.1),
+    },
+    preset_for_kind={
+        "object": "objects",
+        "style": "styles",
+        "unsafe content": "unsafe content",
+    },
     solve=solve,
 )

@@ -8,7 +8,7 @@ c the concept's vectors, c* their anchors' and c_p those to preserve,
 the least squares solution of W' c = W c*, W' c_p = W c_p and W' = W. W stands left of everything,
 so W' = W E with one E for keys and values of all layers: W' - W = W sum e (c* - c) c^T A^-1.
 
-Defaults are those of the authors' present code: e = p = 1, l = .5, and of every prompt the last
+Defaults are those of the authors' present code: e = p = 1, l = 0.5, and of every prompt the last
 word's last token. Their first version used that token and all that follow, to the end of the
 padding: `tokens` chooses. Differences: prompts and anchors are those given, one encoding each.
 """

@@ -26,17 +26,17 @@ SPECTRUM_ENERGY = 0.99
 """The spectra are shown at least up to this share of the energy."""
 
 ENOUGH_REMOVED = 0.5
-"""Below this share of the way to the neighbours, the summary warns that the concept will remain.
+"""Below this shift towards the neighbours, the summary warns that the concept will remain.
 
-On the development concepts of the small model most of it did, below; between here and the whole
-way the methods differ too much for a warning (pure erased some concepts at .6, ridge left some
-at 1), and from 1.7 on hardly a picture showed the concept.
+On the development concepts of the small model most of it did, below; between here and 1 the
+methods differ too much for a warning (pure erased some concepts at 0.6, ridge left some at 1), and
+from 1.7 on hardly a picture showed the concept.
 """
 
 ENOUGH_KEPT = 0.85
 """Below this share of the retain energy kept, the summary warns that neighbours change.
 
-On the development concepts of the small model neighbours were still drawn at .87.
+On the development concepts of the small model neighbours were still drawn at 0.87.
 """
 
 
@@ -80,7 +80,7 @@ class LayerReport:
     """|P_F P_R h|^2 / |h|^2: what PURE leaves of the forget mean inside the forget subspace,
     because the retain subspace holds it. None for other methods."""
 
-    way: float | None
+    shift: float | None
     """<H_F - E H_F, H_F - T_F> / |H_F - T_F|^2, with T_F the mean of the retain prompts at the
     same latent and step: how far E takes the forget rows towards the neighbours, 0 not at all, 1
     to their mean, above 1 beyond it."""
@@ -124,7 +124,7 @@ class FitReport:
         retain: Activations | None,
         progress: Progress = no_progress,
     ) -> FitReport:
-        """Measure an eraser on forget and retain rows; progress is told in layers.
+        """Measure an eraser on forget and retain rows; progress is reported in layers.
 
         Raises:
             EraserError: the eraser's layers are not those of the activations.
@@ -172,7 +172,7 @@ class FitReport:
                 "removed, of the energy of the concept's mean",
                 self.mean(lambda layer: layer.mean_removed),
             ),
-            _line("way to the neighbours", self.mean(lambda layer: layer.way)),
+            _line("shift towards the neighbours", self.mean(lambda layer: layer.shift)),
             _line("kept, of the neighbours' energy", self.mean(lambda layer: layer.retain_kept)),
             _line(
                 "protected by the neighbours' directions, of the concept's mean",
@@ -192,13 +192,13 @@ class FitReport:
         )
 
     def _little_removed(self) -> str:
-        way = self.mean(lambda layer: layer.way)
-        if way is None:
+        shift = self.mean(lambda layer: layer.shift)
+        if shift is None:
             removed = self.mean(lambda layer: layer.forget_removed) or 0.0
             finding = f"Only {removed:.0%} of the concept's energy is removed"
         else:
-            removed = way
-            finding = f"The concept goes only {way:.0%} of the way to its neighbours"
+            removed = shift
+            finding = f"The concept's shift towards its neighbours is only {shift:.0%}"
         if removed >= ENOUGH_REMOVED:
             return ""
         remedies = METHODS[self.provenance.method].remedies
@@ -248,9 +248,10 @@ def _made(eraser: Eraser) -> list[str]:
     made = eraser.provenance
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
     count = "" if len(made.concepts) == 1 else f"{len(made.concepts)} concepts: "
+    erases = "Erases" if any(eraser.ranks.values()) else "Erases nothing (rank 0), made for"
     strength = "" if eraser.strength == 1 else f" at strength {eraser.strength:g}"
     return [
-        f"Erases {count}{named(made, 10)}{strength}.",
+        f"{erases} {count}{named(made, 10)}{strength}.",
         f"Method {made.method} ({settings}); edits {eraser.edited}; fitted on {made.model.name}.",
         f"{len(made.forget)} forget prompts, {len(made.retain)} retain prompts.",
     ]
@@ -291,7 +292,7 @@ def _report_layer(
         forget_removed=1 - _share(edited, rows),
         mean_removed=1 - _share(layer(mean), mean),
         mean_protected=None,
-        way=None,
+        shift=None,
         gap_closed=None,
         retain_kept=None,
     )
@@ -305,7 +306,7 @@ def _report_layer(
         alone,
         retain_spectrum=retain_spectrum,
         mean_protected=_share(protected, mean) if made.method == "pure" else None,
-        way=_way(rows, edited, target),
+        shift=_shift(rows, edited, target),
         gap_closed=1 - _share(edited - target, rows - target),
         retain_kept=1 - _share(layer(kept) - kept, kept),
     )
@@ -324,8 +325,8 @@ def _project(row: Tensor, vectors: Tensor) -> Tensor:
     return vectors @ (vectors.T @ row)
 
 
-def _way(rows: Tensor, edited: Tensor, target: Tensor) -> float:
-    """How far the rows go towards the target, as a share of the whole way."""
+def _shift(rows: Tensor, edited: Tensor, target: Tensor) -> float:
+    """How far the rows go towards the target, as a share of the distance to it."""
     gap = rows - target
     return float(((rows - edited) * gap).sum() / gap.square().sum().clamp(min=1e-30))
 

@@ -41,7 +41,7 @@ def _layer(layer: LayerReport, family: str) -> dict[str, Any]:
         "forget_rank": layer.forget_rank,
         "retain_rank": layer.retain_rank,
         "removed": _rounded(layer.forget_removed),
-        "way": _rounded(layer.way),
+        "shift": _rounded(layer.shift),
         "kept": _rounded(layer.retain_kept),
         "forget_curve": _curve(layer.forget_spectrum),
         "retain_curve": _curve(layer.retain_spectrum),
@@ -49,7 +49,7 @@ def _layer(layer: LayerReport, family: str) -> dict[str, Any]:
 
 
 def _rounded(share: float | None) -> float | None:
-    """JSON has no word for what is not finite, and nobody reads more digits."""
+    """JSON cannot hold what is not finite; four digits are enough."""
     return None if share is None or not math.isfinite(share) else round(share, 4)
 
 

@@ -56,7 +56,7 @@ RANKS = (
 )
 BARS = (
     Bars("forget energy\nremoved", 310, FORGET, lambda layer: layer.forget_removed),
-    Bars("way to the\nneighbours", 432, GAP, lambda layer: layer.way),
+    Bars("shift towards\nneighbours", 432, GAP, lambda layer: layer.shift),
     Bars("retain energy\nkept", 554, RETAIN, lambda layer: layer.retain_kept),
 )
 
@@ -125,9 +125,9 @@ def _draw_table(canvas: Canvas, report: FitReport, top: float) -> None:
 
 def _draw_legend(canvas: Canvas, report: FitReport, y: float) -> None:
     lines = ["Energy: squared length of the activations, their mean included. Below 0: it grew."]
-    if report.mean(lambda layer: layer.way) is not None:
+    if report.mean(lambda layer: layer.shift) is not None:
         lines.append(
-            "Way: to the retain prompts' mean at the same latent and step. Above 100%: beyond it."
+            "Shift: 100% is the retain prompts' mean at the same latent and step. Above: beyond it."
         )
     protected = report.mean(lambda layer: layer.mean_protected)
     if protected is not None:

@@ -124,7 +124,7 @@ def test_the_report_shows_every_layer(
     bars[2].hover()
     details = panel.query_selector(".pure-details").inner_text()
     assert layer["short_name"] in details
-    for measure in ("removed", "way", "kept"):
+    for measure in ("removed", "shift", "kept"):
         assert f"{measure} {round(100 * layer[measure] + 1e-9)}%" in details.replace("\n", " ")
     assert f"{layer['rank']} of {layer['width']}" in details
     shot(page, comfy_server, f"report-{renderer}-{theme}")

@@ -29,9 +29,7 @@ def test_every_prompt_knows_its_concept_and_phrasing(name, templates):
         assert anchor.prompt == template.replace("{}", anchor.concept)
 
 
-@pytest.mark.parametrize(
-    "names", [("dog", "Van Gogh"), ("猫", "狗"), ("a", "in"), ("of", "garden")]
-)
+@pytest.mark.parametrize("names", [("dog", "Van Gogh"), ("猫", "狗"), ("a", "in")])
 @pytest.mark.parametrize("templates", [TEMPLATES, SHARED], ids=["usual", "shared"])
 def test_every_prompt_is_paired_with_its_phrasing_of_the_neighbours(names, templates):
     retain = said("鸟", "a photo", templates=templates)

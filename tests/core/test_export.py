@@ -218,7 +218,7 @@ def _no_attention(path: Path) -> None:
 DAMAGE = {
     "no keys and values": (
         _no_attention,
-        "Expected a model that reads text through cross-attention",
+        "Expected a model that reads text",
     ),
     "empty": (lambda path: path.write_bytes(b""), "it has 0 bytes and no header"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "its header promises"),

@@ -186,7 +186,7 @@ def test_a_shrinkage_outside_its_range_is_refused(make_activations, shrinkage):
 
 
 def test_neighbours_are_required_and_captured_alike(make_activations):
-    with pytest.raises(FitError, match="retain: the method leace needs .* neighbours"):
+    with pytest.raises(FitError, match=r"retain: the method leace needs .* neighbours"):
         fit("leace", make_activations(), None)
     with pytest.raises(FitError, match="steps 20 / 30"):
         fit("leace", make_activations(seed=1), make_activations(seed=2, steps=30))

@@ -117,9 +117,7 @@ def test_settings_outside_their_range_are_refused(make_activations, settings, me
 
 
 def test_neighbours_are_required(make_activations):
-    with pytest.raises(
-        FitError, match="the method mosaic needs the activations of the concept's neighbours"
-    ):
+    with pytest.raises(FitError, match="the method mosaic needs the activations"):
         fit("mosaic", make_activations(), None)
     with pytest.raises(FitError, match="cells 1 / 2"):
         fit("mosaic", make_activations(), make_activations(cells=2))

@@ -171,7 +171,7 @@ def test_fit_goes_by_name_and_takes_the_settings_of_all_methods(make_activations
         assert eraser.provenance.settings == {name: everything[name] for name in names}
         assert eraser.provenance.edit == METHODS[method].edit
         assert eraser.provenance.method == method
-    with pytest.raises(FitError, match="method: expected one of pure, ridge, .*, got 'magic'"):
+    with pytest.raises(FitError, match=r"method: expected one of pure, ridge, .*, got 'magic'"):
         fit("magic", forget, retain)
     with pytest.raises(FitError, match="forget_enrgy"):
         fit("pure", forget, retain, forget_enrgy=0.9)

@@ -42,7 +42,7 @@ def test_an_identity_eraser_removes_nothing_and_keeps_everything(make_activation
     forget, retain = make_activations(seed=1), make_activations(seed=2)
     report = FitReport.of(scaled(fit("pure", forget, retain), 0), forget, retain)
     for layer in report.layers:
-        assert layer.forget_removed == layer.mean_removed == layer.way == layer.gap_closed == 0
+        assert layer.forget_removed == layer.mean_removed == layer.shift == layer.gap_closed == 0
         assert layer.retain_kept == 1
         assert layer.rank == 0
 
@@ -63,8 +63,8 @@ def test_the_shares_are_those_of_the_dense_matrices(make_activations):
     assert layer.forget_removed == pytest.approx(1 - energy(h_f @ e.T) / energy(h_f), abs=1e-5)
     assert layer.mean_removed == pytest.approx(1 - energy(e @ mean) / energy(mean), abs=1e-5)
     gap = (h_f - means).double()
-    way = float(((h_f - h_f @ e.T).double() * gap).sum()) / energy(gap)
-    assert layer.way == pytest.approx(way, abs=1e-5)
+    shift = float(((h_f - h_f @ e.T).double() * gap).sum()) / energy(gap)
+    assert layer.shift == pytest.approx(shift, abs=1e-5)
     assert layer.gap_closed == pytest.approx(
         1 - energy(h_f @ e.T - means) / energy(h_f - means), abs=1e-5
     )
@@ -99,8 +99,10 @@ def test_little_erasing_is_warned_of_with_what_to_change(make_activations):
     forget, retain = apart(make_activations(seed=1), 5), make_activations(prompts=8, seed=2)
     protected = FitReport.of(fit("pure", forget, retain, retain_energy=1.0), forget, retain)
     assert "lower retain_energy (now 1.0)" in protected.summary()
-    weak = FitReport.of(fit("ridge", forget, retain, keep=1.0, damping=100.0), forget, retain)
-    assert "Raise overshoot, or lower keep (now 1.0) or damping" in weak.summary()
+    weak = FitReport.of(
+        fit("ridge", forget, retain, keep=1.0, damping=10.0, overshoot=0.5), forget, retain
+    )
+    assert "Raise overshoot (now 0.5), or lower keep (now 1.0) or damping" in weak.summary()
     erased = FitReport.of(fit("ridge", forget, retain, keep=0.1), forget, retain)
     assert erased.warnings == ()
     assert "Warning" not in erased.summary()
@@ -166,14 +168,14 @@ def test_names_are_short_and_printable():
     assert printable("Pokémon – 皮") == "Pokemon ? ?"
 
 
-def test_an_overshoot_of_the_ridge_goes_further_on_the_same_way(make_activations):
+def test_an_overshoot_of_the_ridge_goes_further_in_the_same_direction(make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
     once, twice = (
         FitReport.of(fit("ridge", forget, retain, overshoot=o), forget, retain) for o in (1.0, 2.0)
     )
     for one, two in zip(once.layers, twice.layers, strict=True):
-        assert 0.5 < one.way < 1.0 < two.way == pytest.approx(2 * one.way, rel=1e-4)
-    assert not any("of the way" in warning for warning in twice.warnings)
+        assert 0.5 < one.shift < 1.0 < two.shift == pytest.approx(2 * one.shift, rel=1e-4)
+    assert not any("shift towards" in warning for warning in twice.warnings)
 
 
 @pytest.mark.parametrize("with_neighbours", [True, False])

@@ -173,7 +173,7 @@ def test_settings_outside_their_range_are_refused(make_activations, settings, me
 
 
 def test_neighbours_are_required(make_activations):
-    with pytest.raises(FitError, match="retain: the method ridge needs .* neighbours"):
+    with pytest.raises(FitError, match=r"retain: the method ridge needs .* neighbours"):
         fit("ridge", make_activations(), None)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pure_core.anchors import AnchorSet
 from pure_core.bases import fit_basis
-from pure_core.eraser import Eraser
+from pure_core.eraser import Eraser, LayerEraser
 from pure_core.errors import FitError
 from pure_core.families import ROLES
 from pure_core.fitting import fit_text
@@ -26,6 +26,7 @@ from pure_core.methods.pure import pure_factors
 from pure_core.methods.rece import recovered, weight_moment
 from pure_core.methods.speed import COPIES, influenced, invariants, speed_factors
 from pure_core.methods.uce import uce_factors
+from pure_core.progress import no_progress
 from pure_core.text import TextTask, TextVectors, paired, repeated
 from tests.core.texts import (
     FORGET,
@@ -78,6 +79,21 @@ def changes(task: TextTask, eraser: Eraser) -> float:
     after = edited(task, eraser)
     pairs = [(after[which], before) for which, before in weights(task, eraser).items()]
     return min(float((one - other).norm() / other.norm()) for one, other in pairs)
+
+
+def beyond(method: str, task: TextTask, **settings: float | str) -> Eraser:
+    """The eraser with settings outside the range that a person can choose from."""
+    chosen, usual = TEXT_METHODS[method], fit_text(method, task)
+    values = {each.name: each.default for each in chosen.settings} | settings
+
+    def solved(layer: str) -> LayerEraser:
+        if chosen.solve is None:
+            found = chosen.solve_layer(task, layer, **values)
+        else:
+            found = chosen.solve(task, no_progress, **values)
+        return LayerEraser(found.left.float(), found.right.float(), side=usual.side)
+
+    return replace(usual, layers={layer: solved(layer) for layer in usual.layers})
 
 
 # UCE
@@ -157,8 +173,8 @@ def test_uce_minimises_its_objective(count):
 
 def test_uce_between_its_limits():
     task = TASKS["usual"]
-    assert_still(task, fit_text("uce", task, ridge=1e7))
-    assert_still(task, fit_text("uce", task, preserve=1e7), last(task.retain))
+    assert_still(task, beyond("uce", task, ridge=1e7))
+    assert_still(task, beyond("uce", task, preserve=1e7), last(task.retain))
     moved = fit_text("uce", task, ridge=1e-7, preserve=0)
     after = edited(task, moved)
     for which, before in weights(task, moved).items():
@@ -252,7 +268,7 @@ def test_rece_without_rounds_or_with_nothing_to_recover_is_uce(tokens):
     task = TASKS["usual"]
     uce = fit_text("uce", task, tokens=tokens)
     for settings in ({"rounds": 0}, {"rounds": 3, "recovery": 1e9}):
-        rece = fit_text("rece", task, tokens=tokens, **settings)
+        rece = beyond("rece", task, tokens=tokens, **settings)
         for which, after in edited(task, uce).items():
             assert (edited(task, rece)[which] - after).norm() < 1e-5 * after.norm()
     more = edited(task, fit_text("rece", task, tokens=tokens, rounds=1))
@@ -322,7 +338,7 @@ def test_speed_is_the_published_edit_of_every_layer(name, threshold, regularisat
     task = TASKS[name]
     c, there = last(task.forget), last(task.anchor)
     fixed = invariants(task.empty.vectors[0])
-    eraser = fit_text("speed", task, threshold=threshold, regularisation=regularisation)
+    eraser = beyond("speed", task, threshold=threshold, regularisation=regularisation)
 
     def wanted(layer: str, role: str, w: Tensor) -> Tensor:
         kept = influenced(w, c, there, last(task.retain))
@@ -346,7 +362,7 @@ def test_speed_keeps_the_retained_and_the_fixed_vectors_exactly():
 
 def test_speed_at_its_limits():
     task = TASKS["usual"]
-    assert_still(task, fit_text("speed", task, regularisation=1e7))
+    assert_still(task, beyond("speed", task, regularisation=1e7))
     everywhere = encoded(*(f"word{number}" for number in range(60)))
     crowded = replace(task, retain=everywhere)
     assert_still(crowded, fit_text("speed", crowded, threshold=1e-9))
@@ -457,10 +473,10 @@ def test_no_other_rotation_fits_the_objective_of_oce_better(layer):
 def test_oce_at_its_limits():
     task = TASKS["usual"]
     assert_still(task, fit_text("oce", task, rotation=1e-6))
-    kept = fit_text("oce", task, rotation=0.1, preserve=1e6)
+    kept = beyond("oce", task, rotation=0.1, preserve=1e6)
     assert changes(task, kept) > 1e-4
     few = replace(task, retain=encoded("a dog", "a fox"))
-    assert_still(few, fit_text("oce", few, rotation=0.1, preserve=1e7), last(few.retain))
+    assert_still(few, beyond("oce", few, rotation=0.1, preserve=1e7), last(few.retain))
 
 
 WIDE = {"middle_block.1.transformer_blocks.0.attn2": 32}
@@ -632,7 +648,7 @@ def test_settings_outside_their_range_are_refused(method, settings):
 
 
 def test_unknown_methods_and_settings_are_refused():
-    with pytest.raises(FitError, match="method: expected one of uce, cure.*'ucce'"):
+    with pytest.raises(FitError, match=r"method: expected one of uce, cure.*'ucce'"):
         fit_text("ucce", TASKS["usual"])
     with pytest.raises(FitError, match=r"Unknown settings \['apha'\]: expected some of \['alpha'"):
         fit_text("cure", TASKS["usual"], apha=2.0)
@@ -640,7 +656,7 @@ def test_unknown_methods_and_settings_are_refused():
 
 @pytest.mark.parametrize("method", ["speed", "oce"])
 def test_methods_that_need_retained_prompts_say_so(method):
-    with pytest.raises(FitError, match="'retain'"):
+    with pytest.raises(FitError, match=f"retain: the method {method} keeps"):
         fit_text(method, TASKS["no retain"])
 
 
