@@ -34,7 +34,7 @@ HOST = "nodes.host"
 """Must not know the rest of `nodes`."""
 
 PRODUCT = ("pure_core", "nodes")
-PROJECTION = re.compile(r"to_k|to_v|attn2")
+PROJECTION = re.compile(r"to_[kv](?![a-zA-Z])|attn2")
 """Names of a U-Net's modules, which only its family should know."""
 
 Graph = Mapping[str, set[str]]
