@@ -88,7 +88,7 @@ class FileExport(io.ComfyNode):
     """A node that makes an erased copy of a file."""
 
     write: Callable[..., str]
-    """`export_checkpoint` or alike."""
+    """`export_checkpoint` or `export_diffusers`."""
 
     suffix: str
     """Of what is written."""
