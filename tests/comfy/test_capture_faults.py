@@ -159,11 +159,9 @@ def test_the_text_encoder_is_seen(loaded: Loaded, checkpoint: Path) -> None:
 
 
 def test_another_precision_is_said_in_words(checkpoint: Path, loaded: Loaded) -> None:
-    half = nodes.UNETLoader  # the checkpoint loader has no choice of precision
-    assert half is not None
-    state = {"model_options": {"dtype": torch.float16}}
+    half = {"dtype": torch.float16}
     low = comfy.sd.load_checkpoint_guess_config(
-        str(checkpoint), output_vae=False, output_clip=False, **state
+        str(checkpoint), output_vae=False, output_clip=False, model_options=half
     )[0]
     full = capture(loaded.model, loaded.clip, BALL, SHORT)
     fewer = capture(low, loaded.clip, BALL, SHORT)
