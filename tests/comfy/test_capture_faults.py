@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.ops
+import comfy.samplers
 import comfy.sd
 import folder_paths
 import pytest
@@ -27,6 +28,7 @@ from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.concepts import PromptError, anchors_for
 from comfyui_pure.pure_core.fitting import require_comparable
+from comfyui_pure.pure_core.report import summary
 from torch import Tensor
 
 import nodes
@@ -229,7 +231,9 @@ def quantise_by_comfy(model: ModelPatcher) -> None:
             old = sites.net.get_submodule(rows.module)
             new = made.Linear(old.in_features, old.out_features, old.bias is not None)
             new.quant_format, new.layout_type = "float8_e4m3fn", "TensorCoreFP8E4M3Layout"
-            held = QuantizedTensor.from_float(old.weight.detach(), new.layout_type, scale="recalculate")
+            held = QuantizedTensor.from_float(
+                old.weight.detach(), new.layout_type, scale="recalculate"
+            )
             new.weight = torch.nn.Parameter(held, requires_grad=False)
             if old.bias is not None:
                 new.bias = old.bias
@@ -315,7 +319,7 @@ def test_it_is_refused_in_a_prompt_written_by_hand(
     assert capture(loaded.model, inversions, good, SHORT)
 
 
-@pytest.mark.parametrize("name", ["()", "(:1.2)"])
+@pytest.mark.parametrize("name", ["()", "(())"])
 def test_a_concept_of_which_nothing_is_read_is_refused(loaded: Loaded, name: str) -> None:
     with pytest.raises(PromptError, match="reads nothing of it"):
         capture(loaded.model, loaded.clip, AnchorSet.phrased([name], ["a photo of {}"]), SHORT)
@@ -325,7 +329,8 @@ class Doubled:
     """A text encoder's patch that gives every token's vector twice, for keys and for values."""
 
     def __init__(self, clip: comfy.sd.CLIP, below_zero: bool) -> None:
-        self.encode = clip.cond_stage_model.clip_l.encode_token_weights
+        part = clip.cond_stage_model.clip_l
+        self.encode = partial(type(part).encode_token_weights, part)  # without another patch
         self.below_zero = below_zero
 
     def __call__(self, tokens: Any) -> tuple[Any, ...]:
@@ -344,9 +349,9 @@ def doubled(clip: comfy.sd.CLIP, below_zero: bool) -> comfy.sd.CLIP:
 
 
 def test_two_vectors_a_token_give_the_same_eraser(loaded: Loaded) -> None:
-    eraser, summary = fit_text(loaded.model, loaded.clip)[:2]
+    eraser, words = fit_text(loaded.model, loaded.clip)[:2]
     other, said = fit_text(loaded.model, doubled(loaded.clip, below_zero=False))[:2]
-    assert "Erases ball" in summary and "Erases ball" in said
+    assert "Erases ball" in words and "Erases ball" in said
     for name, layer in eraser.layers.items():
         assert layer.rank == other.layers[name].rank > 0
         assert torch.equal(layer.proj_left, other.layers[name].proj_left)
@@ -359,14 +364,10 @@ def test_an_eraser_of_rank_0_does_not_say_that_it_erases(loaded: Loaded) -> None
     none = replace(
         eraser,
         layers={
-            name: replace(
-                layer, proj_left=layer.proj_left[:, :0], proj_right=layer.proj_right[:0]
-            )
+            name: replace(layer, proj_left=layer.proj_left[:, :0], proj_right=layer.proj_right[:0])
             for name, layer in eraser.layers.items()
         },
     )
-    from comfyui_pure.pure_core.report import summary
-
     assert summary(none).startswith("Erases nothing")
     assert patch(loaded.model, none).summary.startswith("Nothing is changed")
 
@@ -389,8 +390,6 @@ def test_tiles_inside_a_model_call_are_refused(loaded: Loaded) -> None:
 
 
 def test_tiles_as_model_calls_are_refused(loaded: Loaded) -> None:
-    import comfy.samplers
-
     def tiled(args: dict[str, Any]) -> list[Tensor]:
         halves = args["input"].chunk(2, dim=-1)
         options = {
