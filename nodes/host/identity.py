@@ -32,6 +32,7 @@ SAMPLES = 16
 def fingerprint(model: ModelPatcher, clip: CLIP | None = None) -> str:
     """Hex digest, equal for clones and reloads of one model in one precision, on any device."""
     digest = hashlib.sha256()
+    _feed(digest, sorted({str(each.dtype) for each in model.model.diffusion_model.parameters()}))
     _feed_patcher(digest, model, PREFIX)
     if clip is not None:
         _feed(digest, (type(clip.tokenizer), type(clip.cond_stage_model)))
