@@ -1,4 +1,4 @@
-"""Files that somebody crafted or broke: refused at once with a clear error, or taken as they are."""
+"""Files that are damaged or made to harm: refused with words that say why, in bounded time."""
 
 from __future__ import annotations
 
