@@ -12,10 +12,11 @@ prompt. Values only; of every prompt the last word's last token.
 The retained set is chosen in each layer (influence-based prior filtering): the prompts that the
 edit without null space, W (S* - S)(I + S)^-1, changes more than the average one, by the norm of
 the change. Each of these is added ten times with noise along the direction that W reads least
-(directed prior augmentation), and these copies are filtered by the same rule. Their second moment's directions above `threshold` are retained.
+(directed prior augmentation), and these copies are filtered by the same rule. Their second
+moment's directions above `threshold` are retained.
 
-Defaults are the authors' for a few concepts: threshold 0.1, r = 1, b = 0. Difference: their retained
-prompts come from lists of their own, here they are those given.
+Defaults are the authors' for a few concepts: threshold 0.1, r = 1, b = 0. Difference: their
+retained prompts come from lists of their own, here they are those given.
 """
 
 from __future__ import annotations
