@@ -3,14 +3,13 @@
     python3 dev.py run benchmarks/ablation.py
 
 On the small model's narrow form. Every point erases the same development concepts of all kinds by
-the defaults but for one setting; results are kept as they come (`ablation.csv`), so an interrupted
-run goes on.
+the defaults but for one setting; results are kept as they come (`ablation.jsonl`), so an
+interrupted run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,26 +17,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
+from torch import Tensor
 
 from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from comfyui_pure.nodes.defaults import METHOD, Fitting, Trajectory
-from comfyui_pure.nodes.prompts import TEMPLATES
+from comfyui_pure.nodes.defaults import METHOD
 from comfyui_pure.pure_core.activations import Activations
-from comfyui_pure.pure_core.eraser import EDITS, Eraser
-from comfyui_pure.pure_core.methods import METHODS, fit
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.concepts import TEMPLATES
+from comfyui_pure.pure_core.eraser import EDITS, Edit, Eraser
+from comfyui_pure.pure_core.evaluation.ledger import Ledger
+from comfyui_pure.pure_core.fitting import fit
+from comfyui_pure.pure_core.methods import METHODS
 from comfyui_pure.pure_core.report.canvas import Canvas
 from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED, RETAIN
+from comfyui_pure.pure_core.trajectory import Trajectory
 
+from benchmarks.common import RESULTS, ROOT
 from benchmarks.narrow import Narrow
 from testbed.comfy.shipped import TRAJECTORY
 from testbed.world.measure import Rate, Scores, Trial
 from testbed.world.prompts import name_of, others
 from testbed.world.vocabulary import DEVELOPMENT
 
-ROOT = Path(__file__).resolve().parent.parent
 MORE = (
     "a nice photo of {}",
     "a good picture of {}",
@@ -48,7 +52,7 @@ MORE = (
 )
 """Phrasings beyond the six that the nodes write."""
 
-FIELDS = (*("axis", "value", "method"), *(f"{n}_{p}" for n in Scores._fields for p in "hn"))
+FIELDS = ("axis", "value", "method")
 COLOURS = {"by name": FORGET, "by description": GAP, "neighbours": RETAIN, "everything else": INK}
 
 
@@ -86,7 +90,7 @@ class Point(NamedTuple):
 
     phrasings: int = 6
     neighbours: int = 9
-    edit: str = ""
+    edit: Edit | None = None
     strength: float = 1.0
 
 
@@ -135,37 +139,39 @@ def chosen(captured: Activations, steps: tuple[int, int] | None) -> Activations:
     """The rows of some of the steps only."""
     if steps is None:
         return captured
-    rows = {
-        name: captured.grid(name)[:, :, slice(*steps)].flatten(0, 2).contiguous()
-        for name in captured.rows
-    }
-    settings = replace(captured.settings, run_steps=steps[1] - steps[0])
-    return replace(captured, rows=rows, settings=settings)
+    trajectory = captured.trajectory
+
+    def part(rows: Tensor) -> Tensor:
+        grid = rows.unflatten(0, (-1, trajectory.run_steps, len(rows) // count))
+        return grid[:, slice(*steps)].flatten(0, 2).contiguous()
+
+    count = len(captured.anchors) * trajectory.latents * trajectory.run_steps
+    rows = {name: part(each) for name, each in captured.rows.items()}
+    means = captured.means and {name: part(each) for name, each in captured.means.items()}
+    shorter = trajectory._replace(run_steps=steps[1] - steps[0])
+    return replace(captured, rows=rows, means=means, trajectory=shorter)
 
 
 def captured_for(
     model: Narrow, trial: Trial, point: Point
 ) -> tuple[Activations, Activations | None]:
     """Forget and retain rows as the point asks for them."""
-    cells = point.cells or METHODS[point.method].cells
+    trajectory = point.trajectory._replace(cells=point.cells or METHODS[point.method].cells)
     templates = (*TEMPLATES[trial.kind], *MORE)[: point.phrasings]
     names = [name_of(trial.kind, each) for each in others(trial.kind, trial.concept)]
-    forget = tuple(t.replace("{}", name_of(trial.kind, trial.concept)) for t in templates)
-    retain = tuple(t.replace("{}", n) for n in names[: point.neighbours] for t in templates)
-    rows = chosen(model.captured(forget, point.trajectory, cells), point.steps)
+    forget = AnchorSet.phrased([name_of(trial.kind, trial.concept)], templates)
+    retain = AnchorSet.phrased(names[: point.neighbours], templates)
+    rows = chosen(model.captured(forget, trajectory), point.steps)
     if not retain:
         return rows, None
-    return rows, chosen(model.captured(retain, point.trajectory, cells), point.steps)
+    return rows, chosen(model.captured(retain, trajectory), point.steps)
 
 
 def erased(model: Narrow, trial: Trial, point: Point) -> Eraser:
     """The eraser of a trial's concept at a point."""
     forget, retain = captured_for(model, trial, point)
-    settings = {**Fitting()._asdict(), **point.settings}
-    eraser = fit(point.method, forget, retain, **settings)
-    made = eraser.strength(point.strength) if point.strength != 1 else eraser
-    edit = point.edit or made.provenance.edit
-    return Eraser(made.layers, replace(made.provenance, edit=edit))
+    eraser = fit(point.method, forget, retain, **point.settings)
+    return eraser.applied(point.strength, point.edit)
 
 
 def measure(model: Narrow, trials: list[Trial], point: Point) -> Scores:
@@ -179,19 +185,15 @@ def measure(model: Narrow, trials: list[Trial], point: Point) -> Scores:
     return total
 
 
-def load(file: Path) -> dict[tuple[str, str, str], Scores]:
+def results(ledger: Ledger) -> dict[tuple[str, ...], Scores]:
     """Results by axis, value and method."""
-    if not file.exists():
-        return {}
     return {
-        (row["axis"], row["value"], row["method"]): Scores(
-            *(Rate(int(row[f"{name}_h"]), int(row[f"{name}_n"])) for name in Scores._fields)
-        )
-        for row in csv.DictReader(file.open(encoding="utf-8"))
+        key: Scores(*(Rate(*entry[name]) for name in Scores._fields))
+        for key, entry in ledger.items()
     }
 
 
-def draw(file: Path, results: dict[tuple[str, str, str], Scores], method: str) -> None:
+def draw(file: Path, results: dict[tuple[str, ...], Scores], method: str) -> None:
     """A small plot for every axis of one method."""
     axes = list(dict.fromkeys(axis for axis, _, by in results if by == method))
     columns, width, height = 3, 320, 230
@@ -229,28 +231,21 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="prompts for each number")
     parser.add_argument("--axis", action="append", help="only this one, as the pictures name it")
     parser.add_argument("--draw", action="store_true", help="only draw what there is")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--pictures", type=Path, default=ROOT / "docs" / "pictures")
     args = parser.parse_args()
     for folder in (args.out, args.pictures):
         folder.mkdir(parents=True, exist_ok=True)
-    file = args.out / "ablation.csv"
-    results = load(file)
+    ledger = Ledger(args.out / "ablation.jsonl", FIELDS)
     if not args.draw:
         wanted = [point for point in points() if not args.axis or point.axis in args.axis]
-        fill(file, results, wanted, args.limit, args.count)
+        fill(ledger, wanted, args.limit, args.count)
     for method in OWN:
-        draw(args.pictures / f"ablation_{method}.png", results, method)
+        draw(args.pictures / f"ablation_{method}.png", results(ledger), method)
 
 
-def fill(
-    file: Path,
-    results: dict[tuple[str, str, str], Scores],
-    wanted: list[Point],
-    limit: int,
-    count: int,
-) -> None:
-    """Measure the points that are not in the file yet."""
+def fill(ledger: Ledger, wanted: list[Point], limit: int, count: int) -> None:
+    """Measure the points that the ledger does not have yet."""
     model = Narrow()
     trials = [
         Trial.of(kind, concept, count)._replace(unseen=[])
@@ -260,15 +255,10 @@ def fill(
     measured = functools.partial(measure, model, trials)
     for point in wanted:
         key = (point.axis, point.value, point.method)
-        if key in results:
+        if key in ledger:
             continue
-        results[key] = scores = measured(point)
-        fresh = not file.exists()
-        with file.open("a", encoding="utf-8", newline="") as out:
-            writer = csv.writer(out)
-            if fresh:
-                writer.writerow(FIELDS)
-            writer.writerow([*key, *(number for rate in scores for number in rate)])
+        scores = measured(point)
+        ledger.add(key, scores._asdict())
         print(*key, *(f"{rate.value:.2f}" for rate in scores), flush=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,6 +14,9 @@ inprocess.enter()
 
 from comfyui_pure.pure_core.report.canvas import Canvas
 from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED, RETAIN
+
+if TYPE_CHECKING:
+    from benchmarks.erasure import Row
 
 ROW, TOP, LEFT, BAR, GUTTER = 22, 56, 250, 110, 20
 COLUMNS = (
@@ -25,20 +28,17 @@ COLUMNS = (
 )
 
 
-def draw_table(file: Path, rows: Sequence[tuple[str, str, Any, list[float], Any]]) -> None:
-    """Write the picture.
-
-    Args:
-        rows: Kind, method, scores, harmonic mean by seed, costs: as `Table.rows` gives them.
-    """
-    kinds = len({row[0] for row in rows})
+def draw_table(file: Path, rows: Sequence[Row]) -> None:
+    """Write the picture."""
+    kinds = len({row.kind for row in rows})
     width = LEFT + len(COLUMNS) * (BAR + GUTTER + 34)
     canvas = Canvas(width, TOP + ROW * (len(rows) + kinds) + 16)
     for column, (title, _) in enumerate(COLUMNS):
         canvas.text((_left(column), TOP - 22), title, 13, MUTED)
     canvas.text((16, TOP - 22), "low is erased: red; high is kept: green", 12, MUTED)
     y, last = TOP, ""
-    for kind, method, scores, means, _ in rows:
+    for kind, method, total, means, _ in rows:
+        scores = total.scores
         if kind != last:
             y += ROW if last else 0
             canvas.line([(16, y - ROW / 2), (width - 16, y - ROW / 2)], FAINT)

@@ -5,14 +5,13 @@
 1, 3, 10 and all characters but nine, then all concepts of every kind but some, which are the
 neighbours: joint and in sequence, by every method with the nodes' defaults. A joint eraser is
 made a second time from the erasers in reversed order, and the largest difference between the two
-is written beside it. Results are kept as they come (`concepts.csv`), so an interrupted run goes
+is written beside it. Results are kept as they come (`concepts.jsonl`), so an interrupted run goes
 on; `concepts.md` is the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import time
 from collections.abc import Iterable, Sequence
@@ -24,16 +23,16 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from comfyui_pure.nodes.defaults import Fitting
 from comfyui_pure.nodes.host.capture import capture
-from comfyui_pure.nodes.host.patch import AS_FITTED, patch
-from comfyui_pure.nodes.prompts import anchors
+from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.pure_core.activations import Activations
-from comfyui_pure.pure_core.combine import combine
+from comfyui_pure.pure_core.combine import MODES, combine
+from comfyui_pure.pure_core.concepts import anchors_for
 from comfyui_pure.pure_core.eraser import Eraser
-from comfyui_pure.pure_core.methods import METHODS as METHOD_TABLE
-from comfyui_pure.pure_core.methods import fit
+from comfyui_pure.pure_core.evaluation.ledger import Ledger
+from comfyui_pure.pure_core.fitting import fit
 
+from benchmarks.common import MOST_CELLS, RESULTS, SPLITS, markdown
 from testbed.comfy.shipped import TRAJECTORY, Shipped
 from testbed.world.judge import read
 from testbed.world.measure import Rate, Sampler
@@ -46,17 +45,11 @@ from testbed.world.prompts import (
 )
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
 
-ROOT = Path(__file__).resolve().parent.parent
-SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
-METHODS, MODES = ("pure", "ridge", "mosaic"), ("joint", "in sequence")
+METHODS = ("pure", "ridge", "mosaic")
 KEPT = {"character": 9, "object": 4, "style": 3, "unsafe content": 1}
 """Concepts of each kind that are kept, the last of their list."""
 NUMBERS = ("by name", "by description", "neighbours", "everything else")
-KEY = ("what", "concepts", "method", "mode")
-FITTED = ("ranks", "seconds", "order")
-FIELDS = (*KEY, *(f"{number} {part}" for number in NUMBERS for part in ("hits", "of")), *FITTED)
-
-CELLS = METHOD_TABLE["mosaic"].cells
+FIELDS = ("what", "concepts", "method", "mode")
 
 Concept = tuple[str, str]
 """Kind and name."""
@@ -113,8 +106,9 @@ class Captures:
 
     def _capture(self, concept: Concept) -> Activations:
         kind, name = concept
-        prompts = anchors(name_of(kind, name), kind, "").forget
-        return capture(self._shipped.model, self._shipped.clip, prompts, TRAJECTORY, CELLS)
+        prompts = anchors_for(name_of(kind, name), kind, "").forget
+        by_cells = TRAJECTORY._replace(cells=MOST_CELLS)
+        return capture(self._shipped.model, self._shipped.clip, prompts, by_cells)
 
     def each(self, concepts: Iterable[Concept]) -> list[Activations]:
         """The activations of every concept."""
@@ -148,68 +142,51 @@ def score(prompts: list[list[Prompt]], kinds: set[str], sampler: Sampler) -> lis
     return rates
 
 
-class Table:
-    """Rows by task, method and mode, kept in a CSV file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.rows: dict[tuple[str, ...], dict[str, str]] = {}
-        if file.exists():
-            for row in csv.DictReader(file.open(encoding="utf-8")):
-                self.rows[tuple(row[name] for name in KEY)] = row
-
-    def add(self, key: tuple[str, ...], rates: Sequence[Rate], fitted: Sequence[str]) -> None:
-        """Keep one more row."""
-        counts = [str(number) for rate in rates for number in rate]
-        row = dict(zip(FIELDS, [*key, *counts, *fitted], strict=True))
-        self.rows[key] = row
-        fresh = not self.file.exists()
-        with self.file.open("a", encoding="utf-8", newline="") as out:
-            writer = csv.DictWriter(out, FIELDS)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def markdown(self) -> str:
-        """All rows with Wilson intervals."""
-        heads = ("erased", "method", *NUMBERS, "ranks", "seconds to fit", "other order")
-        lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-        for row in self.rows.values():
-            rates = [Rate(int(row[f"{n} hits"]), int(row[f"{n} of"])) for n in NUMBERS]
-            method = f"{row['method']}, {row['mode']}" if row["mode"] else row["method"]
-            cells = [str(rate) if rate.total else "–" for rate in rates]
-            cells += [row[name] or "–" for name in FITTED]
-            lines.append(f"| {row['concepts']} of {row['what']} | {method} | {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
+def table(ledger: Ledger) -> str:
+    """All entries, with Wilson intervals."""
+    rows = []
+    for (what, concepts, method, mode), entry in ledger.items():
+        rates = [Rate(*entry[name]) for name in NUMBERS]
+        cells = [str(rate) if rate.total else "–" for rate in rates]
+        ranks = " to ".join(map(str, entry.get("ranks", []))) or "–"
+        order = f"{entry['order']:g}" if "order" in entry else "–"
+        named = f"{method}, {mode}" if mode else method
+        rows.append(
+            (f"{concepts} of {what}", named, *cells, ranks, entry.get("seconds", "–"), order)
+        )
+    heads = ("erased", "method", *NUMBERS, "ranks", "seconds to fit", "other order")
+    return markdown(heads, rows)
 
 
-def run(shipped: Shipped, table: Table, task: Task, count: int) -> None:
-    """Fill the rows of one task that the table does not have yet."""
+def run(shipped: Shipped, ledger: Ledger, task: Task, count: int) -> None:
+    """Add what the ledger does not have yet of one task."""
     captures, prompts = Captures(shipped), task.prompts(count)
     kinds = {kind for kind, _ in task.erased}
-    label = (task.what, str(len(task.erased)))
+    label = (task.what, len(task.erased))
     wanted = [(*label, "unedited", "")]
     modes = MODES if len(task.erased) > 1 else ("",)
     wanted += [(*label, method, mode) for method in METHODS for mode in modes]
-    wanted = [key for key in wanted if key not in table.rows]
     for key in wanted:
-        model, fitted = shipped.model, ["", "", ""]
-        if key[2] != "unedited":
+        if key in ledger:
+            continue
+        *_, method, mode = key
+        eraser, fitted = None, {}
+        if method != "unedited":
             retain = captures.together(task.kept)
             concepts = captures.each(task.erased)
             started = time.monotonic()
-            settings = Fitting()._asdict()
-            erasers = [fit(key[2], each, retain, **settings) for each in concepts]
-            eraser = combine(erasers, key[3], retain) if key[3] else erasers[0]
+            erasers = [fit(method, each, retain) for each in concepts]
+            eraser = combine(erasers, mode, retain) if mode else erasers[0]
             ranks = eraser.ranks.values()
-            fitted = [f"{min(ranks)} to {max(ranks)}", f"{time.monotonic() - started:.1f}", ""]
-            if key[3]:
-                turned = combine(erasers[::-1], key[3], retain)
-                fitted[2] = f"{largest_difference(eraser, turned):.2g}"
-            model = patch(shipped.model, eraser, 1.0, AS_FITTED)
+            fitted["ranks"] = [min(ranks), max(ranks)]
+            fitted["seconds"] = round(time.monotonic() - started, 1)
+            if mode:
+                turned = combine(erasers[::-1], mode, retain)
+                fitted["order"] = float(f"{largest_difference(eraser, turned):.2g}")
+        model = shipped.model if eraser is None else patch(shipped.model, eraser).model
         rates = score(prompts, kinds, functools.partial(shipped.pictures, model=model))
-        table.add(key, rates, fitted)
-        print(*key, *rates, *fitted, flush=True)
+        ledger.add(key, {**dict(zip(NUMBERS, rates, strict=True)), **fitted})
+        print(*key, *rates, fitted, flush=True)
 
 
 def main() -> None:
@@ -218,16 +195,16 @@ def main() -> None:
     parser.add_argument("--concepts", choices=SPLITS, default="held-out")
     parser.add_argument("--count", type=int, default=40, help="prompts for each number")
     parser.add_argument("--number", type=int, help="only the tasks of so many concepts")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    table, shipped = Table(args.out / "concepts.csv"), Shipped()
+    ledger, shipped = Ledger(args.out / "concepts.jsonl", FIELDS), Shipped()
     for task in tasks(args.concepts):
         if args.number not in (None, len(task.erased)):
             continue
-        run(shipped, table, task, args.count)
-        (args.out / "concepts.md").write_text(table.markdown(), encoding="utf-8")
-    print(table.markdown())
+        run(shipped, ledger, task, args.count)
+        (args.out / "concepts.md").write_text(table(ledger), encoding="utf-8")
+    print(table(ledger))
 
 
 if __name__ == "__main__":

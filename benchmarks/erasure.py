@@ -3,22 +3,22 @@
     python3 dev.py run benchmarks/erasure.py               # full: two hours on two cores
     python3 dev.py run benchmarks/erasure.py -- --quick    # ten minutes
 
-Every concept is captured once for each seed and erased by every method with the nodes' default
-settings; each number is counted on its own prompts, the same for every method, and the unedited
-model is the first row. Results are kept as they come (`erasure.csv`), seed by seed, so an
-interrupted run goes on. `--narrow` measures on the model's narrow form, which computes the same
+Every concept is captured once for each seed, from that seed's own latents, and erased by every
+method with the nodes' default settings; with `--as-authors` those of others run as their authors
+run them on that kind of concept. Each number is counted on its own prompts, the same for every
+method, and the unedited model is the first row. Results are kept as they come (`erasure.jsonl`), so
+an interrupted run goes on. `--narrow` measures on the model's narrow form, which computes the same
 function ten times faster; `--unedited N` how well the unedited model draws what N prompts ask for.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,26 +26,22 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from comfyui_pure.nodes.defaults import Fitting, TextFitting
-from comfyui_pure.pure_core.eraser import Eraser
-from comfyui_pure.pure_core.methods import METHODS, fit
-from comfyui_pure.pure_core.methods.by_text import TEXT_METHODS, fit_text
-from comfyui_pure.pure_core.text import TextTask
+from comfyui_pure.pure_core.evaluation.ledger import Ledger
+from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
 
 from benchmarks.chart import draw_table
+from benchmarks.common import MOST_CELLS, RESULTS, SPLITS, fit_method, markdown
 from benchmarks.narrow import Narrow
-from testbed.comfy.shipped import Captured, Shipped
+from testbed.comfy.shipped import TRAJECTORY, Captured, Shipped
 from testbed.world.measure import Rate, Scores, Trial, model_rates
-from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.world.vocabulary import DEVELOPMENT
 
-ROOT = Path(__file__).resolve().parent.parent
-
-SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
 MODELS = ("unedited", *METHODS, *TEXT_METHODS)
-KEY = ("model", "split", "kind", "concept", "method", "seed")
+FIELDS = ("model", "settings", "split", "kind", "concept", "method", "seed", "capture")
+"""`seed` is that of the pictures and their prompts, `capture` that of the captured latents."""
+
 COSTS = ("capture_s", "fit_s", "rank")
-FIELDS = (*KEY, *(f"{name}_{part}" for name in Scores._fields for part in "hn"), *COSTS)
-MOST_CELLS = max(method.cells for method in METHODS.values())
+COMMON, AUTHORS = "common", "as authors"
 HEADS = ("by name", "by description", "neighbours", "everything else")
 
 
@@ -62,75 +58,101 @@ class Result(NamedTuple):
     rank: float = 0.0
     """Mean over layers."""
 
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Result:
+        """What an entry of the ledger says."""
+        scores = Scores(*(Rate(*entry[name]) for name in Scores._fields))
+        return cls(scores, *(entry[name] for name in COSTS))
 
-def fit_method(
-    method: str,
-    captured: Callable[[], Captured],
-    task: Callable[[], TextTask],
-    settings: Mapping[str, Any],
-) -> Eraser:
-    """An eraser by any method, from what that method takes."""
-    if method in TEXT_METHODS:
-        return fit_text(method, task(), **settings)
-    return fit(method, *captured(), **settings)
+    def entry(self) -> dict[str, Any]:
+        """For the ledger."""
+        costs = {name: round(getattr(self, name), 2) for name in COSTS}
+        return {**self.scores._asdict(), **costs}
 
 
-class Table:
-    """Results by key, kept in a CSV file."""
+class Row(NamedTuple):
+    """One method on one kind of concept, or on all."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.results: dict[tuple[str, ...], Result] = {}
-        if file.exists():
-            for row in csv.DictReader(file.open(encoding="utf-8")):
-                rates = (Rate(int(row[f"{n}_h"]), int(row[f"{n}_n"])) for n in Scores._fields)
-                costs = (float(row[name]) for name in COSTS)
-                self.results[tuple(row[name] for name in KEY)] = Result(Scores(*rates), *costs)
+    kind: str
+    method: str
+    total: Result
+    """Scores over all pictures, and mean costs."""
 
-    def add(self, key: tuple[str, ...], result: Result) -> None:
-        """Keep one more row."""
-        self.results[key] = result
-        fresh = not self.file.exists()
-        with self.file.open("a", encoding="utf-8", newline="") as out:
-            writer = csv.writer(out)
-            if fresh:
-                writer.writerow(FIELDS)
-            counts = (number for rate in result.scores for number in rate)
-            writer.writerow([*key, *counts, *(round(each, 2) for each in result[1:])])
+    by_capture: list[float]
+    """The harmonic mean of every seed."""
 
-    def of(self, model: str, split: str, kind: str | None, method: str) -> dict[str, list[Result]]:
-        """Seed -> results of a kind's concepts, or of all kinds'."""
-        found: dict[str, list[Result]] = {}
-        for (own, its, where, _, by, seed), result in self.results.items():
-            if (own, its, by) == (model, split, method) and kind in (None, where):
-                found.setdefault(seed, []).append(result)
+    mean_of_kinds: float
+    """The mean of the kinds' harmonic means, as the paper's is one of its categories'. Of one kind,
+    its own."""
+
+
+class Run(NamedTuple):
+    """Which of the ledger's results belong together."""
+
+    model: str
+    settings: str
+    split: str
+
+    def results(self, ledger: Ledger, kind: str, method: str) -> dict[int, list[Result]]:
+        """Seed -> results of a kind's concepts, those with the capture of that seed."""
+        found: dict[int, list[Result]] = {}
+        for key, entry in ledger.items():
+            *own, where, _, by, seed, capture = key
+            if tuple(own) == self and (where, by) == (kind, method) and seed == capture:
+                found.setdefault(int(seed), []).append(Result.of(entry))
         return found
 
-    def rows(
-        self, model: str, split: str
-    ) -> Iterable[tuple[str, str, Scores, list[float], Result]]:
-        """Kind ('all' first), method, scores over all seeds, harmonic mean by seed, mean costs."""
-        for kind in (None, *SPLITS[split]):
-            for method in MODELS:
-                by_seed = self.of(model, split, kind, method)
-                if not by_seed:
-                    continue
-                every = [result for results in by_seed.values() for result in results]
-                means = [_sum(results).harmonic_mean for results in by_seed.values()]
-                costs = (statistics.fmean(r[i] for r in every) for i in range(1, 4))
-                yield kind or "all", method, _sum(every), means, Result(_sum(every), *costs)
+    def rows(self, ledger: Ledger) -> Iterator[Row]:
+        """The rows of the table, those over all kinds first."""
+        every = {}
+        for kind, method in itertools.product(SPLITS[self.split], MODELS):
+            if found := self.results(ledger, kind, method):
+                every[kind, method] = found
+        for method in MODELS:
+            kinds = [found for (_, by), found in every.items() if by == method]
+            if kinds:
+                seeds = sorted(set(itertools.chain(*kinds)))
+                together = {seed: [r for f in kinds for r in f.get(seed, [])] for seed in seeds}
+                means = [_row("", method, found).mean_of_kinds for found in kinds]
+                mean = statistics.fmean(means)
+                yield _row("all", method, together)._replace(mean_of_kinds=mean)
+        for (kind, method), found in every.items():
+            yield _row(kind, method, found)
 
-    def markdown(self, model: str, split: str) -> str:
-        """One row per kind and method: rates with intervals, harmonic mean with its spread."""
-        heads = (*HEADS, "harmonic mean", "by seed", "capture s", "fit and apply s", "rank")
-        lines = [f"| kind | model | {' | '.join(heads)} |", "| --- " * (2 + len(heads)) + "|"]
-        for kind, method, scores, means, costs in self.rows(model, split):
-            cells = [str(rate) for rate in four(scores)]
-            spread = "–".join(f"{each:.2f}" for each in sorted({min(means), max(means)}))
-            cells += [f"{scores.harmonic_mean:.3f}", spread]
-            cells += [f"{costs.capture_s:.1f}", f"{costs.fit_s:.2f}", f"{costs.rank:.0f}"]
-            lines.append(f"| {kind} | {method} | {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
+    def text(self, ledger: Ledger) -> str:
+        """The table: rates with intervals, both harmonic means, their spread, costs."""
+        heads = ("kind", "model", *HEADS, "harmonic mean", "by capture", "mean of kinds")
+        costs = ("capture s", "fit and apply s", "rank")
+        rows = []
+        for row in self.rows(ledger):
+            result = row.total
+            spread = "–".join(f"{each:.2f}" for each in _ends(row.by_capture))
+            rows.append(
+                [
+                    row.kind,
+                    row.method,
+                    *four(result.scores),
+                    f"{result.scores.harmonic_mean:.3f}",
+                    spread,
+                    f"{row.mean_of_kinds:.3f}",
+                    f"{result.capture_s:.1f}",
+                    f"{result.fit_s:.2f}",
+                    f"{result.rank:.0f}",
+                ]
+            )
+        return markdown((*heads, *costs), rows)
+
+
+def _row(kind: str, method: str, found: Mapping[int, list[Result]]) -> Row:
+    every = [result for results in found.values() for result in results]
+    total = _sum(every)
+    means = [_sum(found[seed]).harmonic_mean for seed in sorted(found)]
+    costs = (statistics.fmean(getattr(each, name) for each in every) for name in COSTS)
+    return Row(kind, method, Result(total, *costs), means, total.harmonic_mean)
+
+
+def _ends(values: list[float]) -> list[float]:
+    return sorted({min(values), max(values)})
 
 
 def four(scores: Scores) -> tuple[Rate, ...]:
@@ -142,9 +164,16 @@ def _sum(results: Iterable[Result]) -> Scores:
     return functools.reduce(Scores.__add__, (result.scores for result in results))
 
 
-def run(model: Any, table: Table, key: tuple[str, str], trial: Trial, seed: int) -> None:
-    """Fill the rows of one concept and seed that the table does not have yet."""
-    keys = {method: (*key, trial.kind, trial.concept, method, str(seed)) for method in MODELS}
+def settings_of(method: str, kind: str, authors: bool) -> Mapping[str, Any] | None:
+    """What a method is run with; None if it has nothing of its authors for that kind."""
+    if not authors:
+        return {}
+    known = TEXT_METHODS.get(method)
+    return None if known is None else known.presets.get(kind)
+
+
+def measure(model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int) -> None:
+    """Add what the ledger does not have yet of one concept and seed."""
     captured: list[Captured] = []
     took = 0.0
 
@@ -152,18 +181,19 @@ def run(model: Any, table: Table, key: tuple[str, str], trial: Trial, seed: int)
         nonlocal took
         if not captured:
             started = time.monotonic()
-            captured.append(model.capture(trial, MOST_CELLS))
+            captured.append(model.capture(trial, MOST_CELLS, TRAJECTORY._replace(seed=seed)))
             took = time.monotonic() - started
         return captured[0]
 
     for method in MODELS:
-        if keys[method] in table.results:
+        key = (*run, trial.kind, trial.concept, method, seed, seed)
+        settings = settings_of(method, trial.kind, run.settings == AUTHORS)
+        if key in ledger or settings is None:
             continue
         eraser, fit_s = None, 0.0
         if method != "unedited":
             if method in METHODS:
                 capture()
-            settings = (TextFitting() if method in TEXT_METHODS else Fitting())._asdict()
             started = time.monotonic()
             task = functools.partial(model.text_task, trial)
             eraser = fit_method(method, capture, task, settings)
@@ -171,21 +201,19 @@ def run(model: Any, table: Table, key: tuple[str, str], trial: Trial, seed: int)
             if eraser is not None:
                 fit_s = time.monotonic() - started
             scores = trial.score(functools.partial(sampler, seed=seed))
-        ranks = [] if eraser is None else list(eraser.ranks.values())
-        result = Result(
-            scores, took if method in METHODS else 0.0, fit_s, statistics.fmean(ranks or [0])
-        )
-        table.add(keys[method], result)
-        print(*keys[method][2:], *four(scores), f"{scores.harmonic_mean:.3f}", flush=True)
+        rank = 0.0 if eraser is None else statistics.fmean(eraser.ranks.values())
+        ledger.add(key, Result(scores, took if method in METHODS else 0.0, fit_s, rank).entry())
+        print(*key[3:-1], *four(scores), f"{scores.harmonic_mean:.3f}", flush=True)
 
 
 def unedited(shipped: Shipped, count: int) -> str:
     """How often the unedited model draws what it is asked for."""
-    lines = ["| prompts | asked for | shown |", "| --- | --- | --- |"]
-    for words, by_name in (("by name", True), ("name-free", False)):
-        for attribute, rate in sorted(model_rates(shipped.pictures, count, by_name).items()):
-            lines.append(f"| {words} | {attribute} | {rate} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        (words, attribute, rate)
+        for words, by_name in (("by name", True), ("name-free", False))
+        for attribute, rate in sorted(model_rates(shipped.pictures, count, by_name).items())
+    ]
+    return markdown(("prompts", "asked for", "shown"), rows)
 
 
 def main() -> None:
@@ -195,11 +223,17 @@ def main() -> None:
     parser.add_argument("--kind", choices=DEVELOPMENT, action="append")
     parser.add_argument("--limit", type=int, default=2, help="concepts of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number and seed")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one concept of three kinds, one seed")
+    parser.add_argument("--seeds", type=int, default=3, help="each with a capture of its own")
+    parser.add_argument(
+        "--as-authors", action="store_true", help="peers by their authors' settings"
+    )
+    parser.add_argument("--quick", action="store_true", help="one concept of 3 kinds, one seed")
     parser.add_argument("--narrow", action="store_true", help="the model's narrow form")
     parser.add_argument("--unedited", type=int, help="measure the unedited model on N prompts")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument(
+        "--table", action="store_true", help="only write the table of what there is"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     kinds = args.kind or list(DEVELOPMENT)
@@ -210,18 +244,21 @@ def main() -> None:
         (args.out / "unedited.md").write_text(text, encoding="utf-8")
         print(text)
         return
-    name = "narrow" if args.narrow else "comfyui"
-    model = Narrow() if args.narrow else Shipped()
-    table = Table(args.out / "erasure.csv")
-    for seed, number in itertools.product(range(args.seeds), range(args.limit)):
-        for kind in kinds:
-            for concept in SPLITS[args.concepts][kind][number : number + 1]:
-                trial = Trial.of(kind, concept, args.count, seed)._replace(unseen=[])
-                run(model, table, (name, args.concepts), trial, seed)
-    stem = f"{args.concepts}-narrow" if args.narrow else args.concepts
-    text = table.markdown(name, args.concepts)
+    settings = AUTHORS if args.as_authors else COMMON
+    run = Run("narrow" if args.narrow else "comfyui", settings, args.concepts)
+    ledger = Ledger(args.out / "erasure.jsonl", FIELDS)
+    if not args.table:
+        model = Narrow() if args.narrow else Shipped()
+        for seed, number in itertools.product(range(args.seeds), range(args.limit)):
+            for kind in kinds:
+                for concept in SPLITS[args.concepts][kind][number : number + 1]:
+                    trial = Trial.of(kind, concept, args.count, seed)._replace(unseen=[])
+                    measure(model, ledger, run, trial, seed)
+    marks = ["narrow"] * args.narrow + ["as-authors"] * args.as_authors
+    stem = "-".join([args.concepts, *marks])
+    text = run.text(ledger)
     (args.out / f"{stem}.md").write_text(text, encoding="utf-8")
-    draw_table(args.out / f"{stem}.png", list(table.rows(name, args.concepts)))
+    draw_table(args.out / f"{stem}.png", list(run.rows(ledger)))
     print(text)
 
 

@@ -31,19 +31,17 @@ from testbed.comfy import inprocess
 inprocess.enter()
 
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser, LayerEraser, Provenance
-from comfyui_pure.pure_core.export import (
-    Step,
-    UNetKeys,
-    export_checkpoint,
-    export_diffusers,
-)
+from comfyui_pure.pure_core.export import export_checkpoint, export_diffusers
+from comfyui_pure.pure_core.families import ModelFile, model_in_file
 from comfyui_pure.pure_core.files.eraser import save_eraser
+from comfyui_pure.pure_core.model_identity import ModelIdentity
 from diffusers import UNet2DConditionModel
 
+from benchmarks.common import RESULTS, ROOT, markdown
 from testbed.comfy.families import FAMILIES, build, randomise
 
-ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 RANK = 64
 ROUNDS = 3
@@ -60,7 +58,7 @@ HEADS = (
 )
 
 
-def eraser_for(keys: UNetKeys) -> Eraser:
+def eraser_for(model: ModelFile) -> Eraser:
     """Random factors of rank 64 for every layer."""
     generator = torch.Generator().manual_seed(1)
     layers = {
@@ -68,17 +66,15 @@ def eraser_for(keys: UNetKeys) -> Eraser:
             torch.randn(d, RANK, generator=generator) / d**0.5,
             torch.randn(RANK, d, generator=generator) / d**0.5,
         )
-        for name, d in keys.widths().items()
+        for name, d in model.widths().items()
     }
     made = Provenance(
         method="random",
         settings={},
-        forget=("none",),
-        retain=(),
+        forget=AnchorSet.written([["none"]]),
+        retain=AnchorSet(),
         edit="keys and values",
-        source_name="random weights",
-        source_fingerprint="",
-        source_sketch={},
+        model=ModelIdentity("random weights"),
         created="",
         plugin_version="",
     )
@@ -149,23 +145,23 @@ def peak(*words: object) -> int:
     return usage.ru_maxrss * 1024
 
 
-def added_memory(source: Path, step: Step, folder: Path) -> int:
+def added_memory(source: Path, eraser: Eraser, folder: Path) -> int:
     """Bytes that exporting takes beyond what the program takes to look into the eraser."""
-    eraser, target = folder / "eraser.safetensors", folder / "target.safetensors"
-    save_eraser(step.eraser, eraser)
-    exporting = peak("apply", source, eraser, "--any-source", "-o", target)
+    saved, target = folder / "eraser.safetensors", folder / "target.safetensors"
+    save_eraser(eraser, saved)
+    exporting = peak("apply", source, saved, "--any-source", "-o", target)
     target.unlink()
-    return exporting - peak("inspect", eraser)
+    return exporting - peak("inspect", saved)
 
 
-def ratio_to_copying(source: Path, steps: list[Step], folder: Path) -> float:
+def ratio_to_copying(source: Path, erasers: list[Eraser], folder: Path) -> float:
     """Median over rounds of export seconds / copy seconds, in turns."""
     target, ratios = folder / "target.safetensors", []
     for _ in range(ROUNDS):
         copying = timed(lambda: copy(source, target))
         target.unlink()
         ratios.append(
-            timed(lambda: export_checkpoint(source, target, steps, any_source=True)) / copying
+            timed(lambda: export_checkpoint(source, target, erasers, any_source=True)) / copying
         )
         target.unlink()
     return statistics.median(ratios)
@@ -182,13 +178,13 @@ def run(family: str, dtype: str) -> list[str]:
         state = {f"model.diffusion_model.{key}": each for key, each in unet.state_dict().items()}
         save_file(state, source)
         shapes = {key: tuple(each.shape) for key, each in state.items()}
-        steps = [Step(eraser_for(UNetKeys.find(shapes, family)))]
+        erasers = [eraser_for(model_in_file(shapes, family))]
         count, size = sum(each.numel() for each in state.values()), source.stat().st_size
         del unet, state
         gc.collect()
-        ratio = ratio_to_copying(source, steps, folder)
-        memory = added_memory(source, steps[0], folder)
-        export_diffusers(source, folder / "diffusers", steps, any_source=True)
+        ratio = ratio_to_copying(source, erasers, folder)
+        memory = added_memory(source, erasers[0], folder)
+        export_diffusers(source, folder / "diffusers", erasers, any_source=True)
         theirs = UNet2DConditionModel.from_pretrained(
             folder / "diffusers", torch_dtype=torch.float32
         ).eval()
@@ -196,7 +192,7 @@ def run(family: str, dtype: str) -> list[str]:
         del theirs
         shutil.rmtree(folder / "diffusers")
         gc.collect()
-        export_checkpoint(source, folder / "erased.safetensors", steps, any_source=True)
+        export_checkpoint(source, folder / "erased.safetensors", erasers, any_source=True)
         expected = comfy_output(load(folder / "erased.safetensors", family), family)
         plain = comfy_output(load(source, family), family)
         return [
@@ -225,12 +221,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the file")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     rows = [run(family, args.dtype) for family in args.family or ("SD 1.5", "SDXL")]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (HEADS, ["---"] * len(HEADS), *rows))
+    table = markdown(HEADS, rows)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "export.md").write_text(table + "\n", encoding="utf-8")
+    (args.out / "export.md").write_text(table, encoding="utf-8")
     print(table)
 
 

@@ -5,14 +5,13 @@
 For each family it writes a checkpoint in the original layout (U-Net and whole text encoders, no
 VAE), which the stock CheckpointLoaderSimple has to detect. From there a concept is captured, fitted
 by both methods and erased; the erasure is saved in every form, loaded again and compared. Each row
-runs in a process of its own, so that the memory it peaks at is its own. Rows go to families.csv
-one by one; those that are there are not run again, with `--again` they are.
+runs in a process of its own, so that the memory it peaks at is its own. Rows go to
+families.jsonl one by one; those that are there are not run again, with `--again` they are.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import json
 import math
@@ -46,17 +45,19 @@ from comfyui_pure.nodes import (
     SaveEraser,
     SaveLoRA,
 )
-from comfyui_pure.nodes.defaults import Fitting, Trajectory
-from comfyui_pure.nodes.host.layers import cross_attention_layers, family, widths
 from comfyui_pure.nodes.host.patch import AS_FITTED
-from comfyui_pure.pure_core.eraser import PROJECTIONS, Eraser
+from comfyui_pure.nodes.host.sites import Sites, architecture, patch_keys
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.evaluation.ledger import Ledger
+from comfyui_pure.pure_core.trajectory import Trajectory
 from torch import Tensor
 
 import nodes
+from benchmarks.common import RESULTS, markdown
 from testbed.comfy.families import FAMILIES, V_PREDICTION_MARK, build, with_sampling
 from testbed.comfy.stock import execute
 
-ROOT = Path(__file__).resolve().parent.parent
 VERSION = os.environ["PURE_COMFY_VERSION"]
 
 DTYPES = {
@@ -138,8 +139,9 @@ in. *Change*: largest difference of the latents with and without the eraser. *Di
 difference between the patched model and what was loaded again, the LoRA (float32) and the eraser
 on the source, the exported checkpoint alone. *Rounding*: |stored(E W) - E W| / |E W - W|, mean over
 the edited weights. *Peak RSS* counts the mapped pages of the file as well. The seconds were taken
-while other programs ran and compare nothing; those of every stage are in families.csv. The failure
-of Lotus D in 0.3.75 is ComfyUI's own: that version reads this U-Net from diffusers files alone.
+while other programs ran and compare nothing; those of every stage are in families.jsonl. The
+failure of Lotus D in 0.3.75 is ComfyUI's own: that version reads this U-Net from diffusers files
+alone.
 
 """
 
@@ -278,7 +280,7 @@ class Row:
         model, clip = self.stage("load", self.load, self.file.name)
         self.describe(model)
         concept = {"concept": "a fox", "kind": "custom", "templates": "{}\na photo of {}"}
-        forget, _ = self.stage("concept", execute, Concept, neighbours="", **concept)
+        forget, *_ = self.stage("concept", execute, Concept, neighbours="", **concept)
         captured = self.stage("capture", self.capture, model, clip, forget)
         pure = self.stage("fit pure", self.fit, "pure", *captured)
         ridge = self.stage("fit ridge", self.fit, "ridge", *captured)
@@ -316,20 +318,20 @@ class Row:
 
     def describe(self, model: ModelPatcher) -> None:
         """What was detected; raises Failed if it is not what the file was written as."""
-        layers, inner = cross_attention_layers(model), model.model
+        sites, inner = Sites.of(model), model.model
         self.facts |= {
-            "detected": family(model),
+            "detected": architecture(model),
             "prediction": self.kind.node.get("sampling", inner.model_type.name),
             "computed in": str(inner.manual_cast_dtype or inner.get_dtype()).removeprefix("torch."),
-            "layers": len(layers),
-            "widths": " ".join(map(str, sorted(set(widths(layers).values())))),
+            "layers": len(sites.sites),
+            "widths": " ".join(map(str, sorted(set(sites.widths().values())))),
         }
-        found = (family(model), inner.model_type.name, len(layers))
+        found = (architecture(model), inner.model_type.name, len(sites.sites))
         expected = (self.kind.detected, self.kind.prediction, self.kind.layers)
         if found != expected:
             raise Failed(f"load: expected {expected}, ComfyUI detected {found}")
 
-    def capture(self, model: ModelPatcher, clip: Any, forget: str) -> tuple[Any, Any]:
+    def capture(self, model: ModelPatcher, clip: Any, forget: AnchorSet) -> tuple[Any, Any]:
         retain = "a cat\na horse\na photo of a mill"
         trajectory = Trajectory(
             steps=4, run_steps=2, latents=1, cfg=self.kind.cfg, width=PIXELS, height=PIXELS
@@ -340,9 +342,7 @@ class Row:
         return first, second
 
     def fit(self, method: str, forget: Any, retain: Any) -> Eraser:
-        eraser, _, _ = execute(
-            Fit, forget=forget, retain=retain, method=method, **Fitting()._asdict()
-        )
+        eraser, _, _ = execute(Fit, forget=forget, retain=retain, method=method)
         ranks = set(eraser.ranks.values())
         self.facts[f"rank {method}"] = f"{min(ranks)}-{max(ranks)}"
         return eraser
@@ -433,24 +433,20 @@ def rounding(model: ModelPatcher, eraser: Eraser) -> float:
 
     W is the weight in the model's type, and stored is what core leaves in the module.
     """
-    layers = {layer.name: layer for layer in cross_attention_layers(model)}
-    projections = PROJECTIONS[eraser.provenance.edit]
-    before = {
-        (name, projection): model.get_key_patches(layer.key(projection))[layer.key(projection)][0][
-            0
-        ]
-        .detach()
-        .clone()
-        for name, layer in layers.items()
-        for projection in projections
-    }
+    sites = Sites.of(model)
+    before = {}
+    for site in sites.sites:
+        for role in eraser.roles:
+            (key, *_) = patch_keys(site.rows(role))
+            ((stored, _), *_) = model.get_key_patches(key)[key]
+            before[site.name, role] = stored.detach().clone()
     patched, *_ = execute(Patch, model=model, eraser=eraser, strength=1.0, edit=AS_FITTED)
     comfy.model_management.load_models_gpu([patched])
     ratios = []
-    for (name, projection), stored in before.items():
+    for (name, role), stored in before.items():
         weight = stored.double()
         exact = eraser.layers[name].to(torch.float64).edit_weight(weight)
-        actual = getattr(layers[name].module, projection).weight.double()
+        actual = sites.net.get_submodule(sites[name].rows(role).module).weight.double()
         ratios.append(float((actual - exact).norm() / (exact - weight).norm()))
     return sum(ratios) / len(ratios)
 
@@ -491,12 +487,13 @@ def run_one(name: str, dtype: str, stored: str, target: Path) -> None:
 
 
 class Wanted(NamedTuple):
-    """A row that is to be there."""
-
     family: str
-    comfy: str
+    ComfyUI: str
     dtype: str
     file: str
+
+
+"""A row that is to be there."""
 
 
 def in_own_process(wanted: Wanted) -> dict[str, str]:
@@ -510,44 +507,25 @@ def in_own_process(wanted: Wanted) -> dict[str, str]:
         process.join()
         if target.exists():
             return json.loads(target.read_text())
-    cells = dict(zip(FACTS, wanted, strict=False))
-    return {**cells, "result": f"FAIL the process ended with {process.exitcode}"}
+    return {**wanted._asdict(), "result": f"FAIL the process ended with {process.exitcode}"}
 
 
-def read(path: Path) -> dict[Wanted, dict[str, str]]:
-    """The rows of an earlier run."""
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {
-            Wanted(r["family"], r["ComfyUI"], r["dtype"], r["file"]): r
-            for r in csv.DictReader(file)
-        }
+def readable(ledger: Ledger) -> str:
+    """The table without the seconds of each stage, and what its columns say.
 
-
-def write(rows: dict[Wanted, dict[str, str]], path: Path) -> None:
-    """All rows, sorted, so that the order they were run in does not show."""
-    order = list(FAMILIES)
-    names = [*FACTS[:-1], *(f"s {stage}" for stage in STAGES), "result"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n", restval="")
-        writer.writeheader()
-        for key in sorted(
-            rows, key=lambda k: (k.comfy, list(DTYPES).index(k.dtype), order.index(k.family))
-        ):
-            writer.writerow(rows[key])
-    path.with_suffix(".md").write_text(readable(read(path)), encoding="utf-8")
-
-
-def readable(rows: dict[Wanted, dict[str, str]]) -> str:
-    """The table without the seconds of each stage, and what its columns say."""
+    It is sorted, so that the order in which rows were run does not show.
+    """
+    families, types = list(FAMILIES), list(DTYPES)
     heads = [*FACTS[:-1], "seconds", "result"]
-    lines = [heads, ["---"] * len(heads)]
-    for row in rows.values():
-        times = [row[f"s {stage}"] for stage in STAGES]
+    rows = []
+    for name, version, dtype, file in sorted(
+        ledger, key=lambda key: (key[1], types.index(key[2]), families.index(key[0]))
+    ):
+        row = {**Wanted(name, version, dtype, file)._asdict(), **ledger[name, version, dtype, file]}
+        times = [row.get(f"s {stage}", "") for stage in STAGES]
         total = sum(float(each) for each in times if each not in ("", "FAIL"))
-        lines.append([*(row[fact] for fact in FACTS[:-1]), f"{total:.0f}", row["result"]])
-    return LEGEND + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+        rows.append([*(row.get(fact, "") for fact in FACTS[:-1]), f"{total:.0f}", row["result"]])
+    return LEGEND + markdown(heads, rows)
 
 
 def main() -> None:
@@ -557,18 +535,18 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, action="append")
     parser.add_argument("--stored", choices=NAMES.values(), default="fp16", help="in the file")
     parser.add_argument("--again", action="store_true", help="run rows that are there as well")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "families.csv"
+    ledger = Ledger(args.out / "families.jsonl", Wanted._fields)
     for dtype in args.dtype or ["fp16"]:
         for name in args.family or FAMILIES:
             wanted = Wanted(name, VERSION, dtype, args.stored)
-            if args.again or wanted not in read(path):
+            if args.again or wanted not in ledger:
                 row = in_own_process(wanted)
-                write({**read(path), wanted: row}, path)
+                ledger.add(wanted, {k: v for k, v in row.items() if k not in Wanted._fields})
                 print(*wanted, row["result"], flush=True)
-    write(read(path), path)
+            (args.out / "families.md").write_text(readable(ledger), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The small model's narrow form under the plugin's methods, as `tests/comfy/shipped.py` has it in
+"""The small model's narrow form under the plugin's methods, as `testbed/comfy/shipped.py` has it in
 ComfyUI.
 
 It computes the same function as the checkpoint some ten times faster.
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from testbed.comfy import inprocess
 from testbed.world import narrow
@@ -22,13 +23,18 @@ from testbed.world.words import tokens
 
 inprocess.enter()
 
-from comfyui_pure.nodes.defaults import Trajectory
-from comfyui_pure.pure_core.activations import Activations, CaptureSettings
+from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser, LayerEraser
+from comfyui_pure.pure_core.families import Role
+from comfyui_pure.pure_core.methods import METHODS
+from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.text import TextModel, TextTask, TextVectors
+from comfyui_pure.pure_core.trajectory import Trajectory
 
-from testbed.comfy.shipped import TRAJECTORY, Captured, anchors_of, fallbacks_of
+from testbed.comfy.shipped import METHOD, TRAJECTORY, Captured, anchors_of, fallbacks_of
 
+IDENTITY = ModelIdentity("narrow")
 WEIGHTS = Path(__file__).resolve().parent.parent / "testbed" / "world" / "weights"
 
 
@@ -37,7 +43,7 @@ class Narrow:
 
     def __init__(self, weights: Path = WEIGHTS) -> None:
         self.model = narrow.load(weights)
-        self.captured = functools.cache(self._capture)
+        self.captured = functools.lru_cache(maxsize=8)(self._capture)
 
     @contextmanager
     def erased(self, eraser: Eraser | None) -> Iterator[Sampler]:
@@ -45,10 +51,10 @@ class Narrow:
         saved = []
         for name, layer in self.model.cross_attention().items() if eraser else ():
             factors = _narrowed(eraser.layers[name])
-            for linear, part in ((layer.to_k, "keys"), (layer.to_v, "values")):
-                if part in eraser.provenance.edit:
+            for role, linear in (("keys", layer.to_k), ("values", layer.to_v)):
+                if role in eraser.roles:
                     saved.append((linear, linear.weight))
-                    edited = factors.edit_weight(linear.weight)
+                    edited = factors.edit_weight(linear.weight, eraser.strength)
                     linear.weight = torch.nn.Parameter(edited, requires_grad=False)
         try:
             yield functools.partial(narrow.pictures, self.model)
@@ -57,27 +63,26 @@ class Narrow:
                 linear.weight = weight
 
     def capture(
-        self, trial: Trial, cells: int = 1, trajectory: Trajectory = TRAJECTORY
+        self,
+        trial: Trial,
+        cells: int = METHODS[METHOD].cells,
+        trajectory: Trajectory = TRAJECTORY,
     ) -> Captured:
         """What `PURE_EraseConcept` captures for the trial's concept."""
-        prompts = anchors_of(trial)
-        return Captured(
-            self.captured(prompts.forget, trajectory, cells),
-            self.captured(prompts.retain, trajectory, cells),
-        )
+        wanted = trajectory._replace(cells=cells)
+        return Captured(*(self.captured(each, wanted) for each in anchors_of(trial)))
 
-    def _capture(
-        self, prompts: tuple[str, ...], trajectory: Trajectory, cells: int = 1
-    ) -> Activations:
+    def _capture(self, anchors: AnchorSet, trajectory: Trajectory) -> Activations:
         """What `PURE_Capture` collects, in the wide layout."""
         generator = torch.Generator().manual_seed(trajectory.seed)
         noise = torch.randn(trajectory.latents, 4, 8, 8, generator=generator)
-        texts = [prompt for prompt in prompts for _ in range(trajectory.latents)]
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in self.model.cross_attention()}
+        texts = [prompt for prompt in anchors.prompts for _ in range(trajectory.latents)]
+        cells: dict[str, list[Tensor]] = {name: [] for name in self.model.cross_attention()}
+        means: dict[str, list[Tensor]] = {name: [] for name in cells}
         for start in range(0, len(texts), 60):
             batch = texts[start : start + 60]
             latents = noise[[i % trajectory.latents for i in range(start, start + len(batch))]]
-            with narrow.recording(self.model, cells) as found:
+            with narrow.recording(self.model, trajectory.cells) as found:
                 narrow.sample(
                     self.model,
                     batch,
@@ -86,38 +91,42 @@ class Narrow:
                     cfg=trajectory.cfg,
                     run_steps=trajectory.run_steps,
                 )
-            for name, calls in found.items():
-                parts[name].append(torch.stack([call[: len(batch)] for call in calls], dim=1))
-        rows = {}
-        for name, batches in parts.items():
-            found = torch.cat(batches).flatten(0, 2)
-            rows[name] = torch.zeros(len(found), WIDE)
-            rows[name][:, INNER] = found
-        settings = CaptureSettings(
-            **trajectory._asdict(), cells=cells, source_name="narrow", source_fingerprint=""
-        )
-        return Activations(rows, prompts, settings)
+            for kept, calls in ((cells, found.cells), (means, found.means)):
+                for name, own in calls.items():
+                    kept[name].append(torch.stack([call[: len(batch)] for call in own], dim=1))
+        rows = {name: _widened(torch.cat(parts).flatten(0, 2)) for name, parts in cells.items()}
+        whole = {name: _widened(torch.cat(parts).flatten(0, 1)) for name, parts in means.items()}
+        by_cells = trajectory.cells > 1
+        return Activations(rows, anchors, trajectory, IDENTITY, whole if by_cells else None)
 
     def text_task(self, trial: Trial) -> TextTask:
         """What `PURE_FitText` fits on for the trial's concept."""
 
-        def weight_of(layer: str, projection: str) -> torch.Tensor:
-            return getattr(self.model.cross_attention()[layer], projection).weight
+        def weight_of(layer: str, role: Role) -> Tensor:
+            module = self.model.cross_attention()[layer]
+            return (module.to_k if role == "keys" else module.to_v).weight
 
-        prompts = anchors_of(trial)
+        forget, retain = anchors_of(trial)
         return TextTask(
-            forget=self.vectors(prompts.forget),
-            anchor=self.vectors(fallbacks_of(trial)),
-            retain=self.vectors(prompts.retain),
-            empty=self.vectors(("",)),
-            model=TextModel(tuple(self.model.cross_attention()), weight_of, "narrow", "", {}),
+            forget=self.vectors(forget),
+            anchor=self.vectors(AnchorSet.written([[each] for each in fallbacks_of(trial)])),
+            retain=self.vectors(retain),
+            empty=self.vectors(AnchorSet.written([[""]])),
+            model=TextModel(tuple(self.model.cross_attention()), weight_of, IDENTITY),
         )
 
-    def vectors(self, prompts: tuple[str, ...]) -> TextVectors:
+    def vectors(self, anchors: AnchorSet) -> TextVectors:
         """Prompts, encoded."""
-        encoded = self.model.encode(list(prompts)).double()
-        ends = tuple(len(tokens(prompt)) + 1 for prompt in prompts)
-        return TextVectors(prompts, tuple(encoded), ends)
+        encoded = self.model.encode(list(anchors.prompts)).double()
+        ends = tuple(len(tokens(prompt)) + 1 for prompt in anchors.prompts)
+        return TextVectors(anchors, tuple(encoded), ends)
+
+
+def _widened(rows: Tensor) -> Tensor:
+    """Rows (n, d) at the places of the wide layout's channels."""
+    wide = torch.zeros(len(rows), WIDE)
+    wide[:, INNER] = rows
+    return wide
 
 
 def _narrowed(layer: LayerEraser) -> LayerEraser:

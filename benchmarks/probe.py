@@ -23,15 +23,17 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
+from comfyui_pure.pure_core.anchors import AnchorSet
+
+from benchmarks.common import RESULTS, markdown
 from benchmarks.narrow import Narrow
 from testbed.comfy.shipped import TRAJECTORY, anchors_of
 from testbed.world.measure import Rate, Trial
 from testbed.world.prompts import Prompt
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
 
-ROOT = Path(__file__).resolve().parent.parent
 PENALTY = 1e-2
-Features = Callable[[tuple[str, ...]], Tensor]
+Features = Callable[[AnchorSet], Tensor]
 """Prompts to (n, d)."""
 
 
@@ -41,23 +43,23 @@ class Reader:
     def __init__(self, model: Narrow) -> None:
         self._model = model
 
-    def last_word(self, prompts: tuple[str, ...]) -> Tensor:
+    def last_word(self, prompts: AnchorSet) -> Tensor:
         """The text vector of the last word's last token, which UCE and its kin edit."""
         return self._model.vectors(prompts).last.float()
 
-    def end(self, prompts: tuple[str, ...]) -> Tensor:
+    def end(self, prompts: AnchorSet) -> Tensor:
         """The text vector of the end token, which has read the whole prompt."""
         found = self._model.vectors(prompts)
         pairs = zip(found.vectors, found.ends, strict=True)
         return torch.stack([each[end] for each, end in pairs]).float()
 
-    def words(self, prompts: tuple[str, ...]) -> Tensor:
+    def words(self, prompts: AnchorSet) -> Tensor:
         """The mean text vector of the words."""
         found = self._model.vectors(prompts)
         pairs = zip(found.vectors, found.ends, strict=True)
         return torch.stack([each[1:end].mean(0) for each, end in pairs]).float()
 
-    def activations(self, prompts: tuple[str, ...]) -> Tensor:
+    def activations(self, prompts: AnchorSet) -> Tensor:
         """The captured rows of all layers, averaged over latents and steps."""
         captured = self._model.captured(prompts, TRAJECTORY)
         return torch.cat([captured.grid(name).mean((1, 2)) for name in captured.rows], dim=1)
@@ -96,7 +98,7 @@ def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
     def found(group: list[Prompt]) -> Rate:
         if not group:
             return Rate(0, 0)
-        answers = classify(features(tuple(prompt.text for prompt in group)))
+        answers = classify(features(AnchorSet.written([[prompt.text] for prompt in group])))
         return Rate(int(answers.sum()), len(group))
 
     return found(trial.name), found(trial.free), found(trial.kept + trial.unseen)
@@ -104,8 +106,6 @@ def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
 
 def table(model: Narrow, trials: Iterable[Trial]) -> str:
     """One row per kind and features."""
-    heads = "kind | read from | named | described | neighbours taken for it"
-    lines = [f"| {heads} |", "| --- | --- | --- | --- | --- |"]
     reader = Reader(model)
     readers: dict[str, Features] = {
         "text: last word": reader.last_word,
@@ -121,9 +121,8 @@ def table(model: Narrow, trials: Iterable[Trial]) -> str:
                 before = totals.setdefault((kind, name), [Rate(0, 0)] * 3)
                 totals[kind, name] = [a + b for a, b in zip(before, rates, strict=True)]
         print(trial.kind, trial.concept, flush=True)
-    for (kind, name), rates in sorted(totals.items()):
-        lines.append(f"| {kind} | {name} | {' | '.join(map(str, rates))} |")
-    return "\n".join(lines) + "\n"
+    heads = ("kind", "read from", "named", "described", "neighbours taken for it")
+    return markdown(heads, [(*key, *rates) for key, rates in sorted(totals.items())])
 
 
 def main() -> None:
@@ -131,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--limit", type=int, default=4, help="concepts of each kind and split")
     parser.add_argument("--count", type=int, default=24, help="prompts for each number")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     trials = (
         Trial.of(kind, concept, args.count)

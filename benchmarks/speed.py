@@ -5,14 +5,13 @@
 Two things are compared in turns (A B A B ..) after one turn that does not count, so that a slow
 minute of the machine hits both. Memory is the peak of the resident set while one thing is done in
 a process of its own. Capturing and sampling use the shipped model; fitting and patching have the
-layers and weights of Stable Diffusion 1.5. Writes `speed.md`, and every single value to
-`speed.csv`.
+layers and weights of Stable Diffusion 1.5. Every single value goes to
+`speed.jsonl`, where a run on the same machine goes on, and the table to `speed.md`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import statistics
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -36,26 +35,23 @@ import comfy.supported_models
 import psutil
 from comfy.model_management import get_torch_device, load_models_gpu
 from comfy.model_patcher import ModelPatcher
-from comfyui_pure.nodes.defaults import METHOD, Trajectory
+from comfyui_pure.nodes.defaults import METHOD
 from comfyui_pure.nodes.host import capture as host
+from comfyui_pure.nodes.host.capture import batches, sampling
 from comfyui_pure.nodes.host.conditioning import encode, stack
-from comfyui_pure.nodes.host.layers import cross_attention_layers, display_name, widths
-from comfyui_pure.nodes.prompts import Anchors
-from comfyui_pure.pure_core.activations import Activations, CaptureSettings
+from comfyui_pure.nodes.host.patch import patch
+from comfyui_pure.nodes.host.sites import Sites, display_name
+from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.concepts import Anchors
+from comfyui_pure.pure_core.fitting import fit
 from comfyui_pure.pure_core.methods import METHODS
+from comfyui_pure.pure_core.model_identity import ModelIdentity
+from comfyui_pure.pure_core.trajectory import Trajectory
 
-from testbed.comfy.shipped import (
-    AS_FITTED,
-    TRAJECTORY,
-    Fitting,
-    Shipped,
-    capture_anchors,
-    fit,
-    patch,
-)
+from benchmarks.common import RESULTS, ROOT
+from testbed.comfy.shipped import TRAJECTORY, Shipped
 from testbed.world.prompts import everything_prompts
-
-ROOT = Path(__file__).resolve().parent.parent
 
 PROMPTS = 20
 """Prompts of a measured capture: with 3 latents 60 rows, one full model call a step."""
@@ -80,6 +76,12 @@ ANCHORS = {"90 + 810 rows": (6, 54), "900 + 900 rows": (60, 60)}
 """Forget and retain prompts of a fit, 15 rows each: as in the paper, and 900 rows on each side."""
 
 
+FIELDS = ("machine", "first", "second", "turn")
+
+Pair = tuple[float, float]
+"""What one turn gave."""
+
+
 class Ratio(NamedTuple):
     """One thing against another, measured in turns."""
 
@@ -87,8 +89,16 @@ class Ratio(NamedTuple):
     against: str
     goal: str
     unit: str
-    values: list[float]
-    others: list[float]
+    take: Callable[[int], Iterable[Pair]]
+    """So many turns."""
+
+    values: Sequence[float] = ()
+    others: Sequence[float] = ()
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What it is called in the ledger."""
+        return self.what, self.against
 
     def line(self) -> str:
         """Its row of the table: both medians, and median and quartiles of the turns' ratios."""
@@ -96,30 +106,33 @@ class Ratio(NamedTuple):
         medians = (f"{statistics.median(s):.3g} {self.unit}" for s in (self.values, self.others))
         return row(self.what, self.against, *medians, middle(ratios), self.goal)
 
-    def records(self) -> Iterator[tuple[object, ...]]:
-        """Its rows of the CSV file, one for each turn."""
-        for pair in zip(self.values, self.others, strict=True):
-            yield self.what, self.against, self.unit, *pair
-
 
 class Fitted(NamedTuple):
     """Seconds to fit an eraser and to have it in the model's weights."""
 
     what: str
     goal: str
-    fit: list[float]
-    patch: list[float]
+    take: Callable[[int], Iterable[Pair]]
+    """So many turns."""
+
+    values: Sequence[float] = ()
+    """Seconds to fit."""
+
+    others: Sequence[float] = ()
+    """Seconds to patch."""
+
+    unit: str = "s"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What it is called in the ledger."""
+        return f"fit, {self.what}", f"patch, {self.what}"
 
     def line(self) -> str:
         """Its row of the table: medians and quartiles."""
-        both = [a + b for a, b in zip(self.fit, self.patch, strict=True)]
-        columns = (f"{middle(side)} s" for side in (self.fit, self.patch, both))
+        both = [a + b for a, b in zip(self.values, self.others, strict=True)]
+        columns = (f"{middle(side)} s" for side in (self.values, self.others, both))
         return row(self.what, *columns, self.goal)
-
-    def records(self) -> Iterator[tuple[object, ...]]:
-        """Its rows of the CSV file, one for each turn."""
-        for pair in zip(self.fit, self.patch, strict=True):
-            yield f"fit, {self.what}", f"patch, {self.what}", "s", *pair
 
 
 Line = TypeVar("Line", Ratio, Fitted)
@@ -130,7 +143,7 @@ def row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def middle(values: list[float]) -> str:
+def middle(values: Sequence[float]) -> str:
     """Median and quartiles."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{median:.3f} ({low:.3f}–{high:.3f})"
@@ -143,12 +156,11 @@ def seconds(action: Callable[..., object], *arguments: Any) -> float:
     return time.perf_counter() - started
 
 
-def in_turns(
-    turns: int, first: Callable[[], float], second: Callable[[], float]
-) -> tuple[list[float], list[float]]:
+def in_turns(first: Callable[[], float], second: Callable[[], float], turns: int) -> Iterator[Pair]:
     """Two measurements in turns; the first turn does not count."""
-    taken = [(first(), second()) for _ in range(turns + 1)][1:]
-    return [a for a, _ in taken], [b for _, b in taken]
+    first(), second()
+    for _ in range(turns):
+        yield first(), second()
 
 
 def prompts() -> list[str]:
@@ -156,9 +168,14 @@ def prompts() -> list[str]:
     return [prompt.text for prompt in everything_prompts(PROMPTS, by_name=True)]
 
 
+def written(texts: list[str]) -> AnchorSet:
+    """A concept for each prompt."""
+    return AnchorSet.written([[text] for text in texts])
+
+
 def capture(shipped: Shipped, texts: list[str]) -> Activations:
     """The activations of some prompts, with the nodes' default settings."""
-    return host.capture(shipped.model, shipped.clip, texts, TRAJECTORY)
+    return host.capture(shipped.model, shipped.clip, written(texts), TRAJECTORY)
 
 
 def capture_alone(shipped: Shipped, texts: list[str]) -> list[Activations]:
@@ -171,16 +188,17 @@ def sample_as_captured(shipped: Shipped, texts: list[str]) -> None:
     model, cfg = shipped.model, TRAJECTORY.cfg
     encoded = [encode(shipped.clip, text) for text in texts]
     empty = encode(shipped.clip, "")
-    noise, sigmas = host._noise(model, TRAJECTORY), host._sigmas(model, TRAJECTORY)
-    size = host._rows_per_call(model, noise, cfg)
-    for batch in host._batches(encoded, TRAJECTORY.latents, size):
+    noise = sampling.starting_noise(model, Sites.of(model), TRAJECTORY)
+    sigmas = sampling.noise_levels(model, TRAJECTORY)
+    size = batches.rows_per_call(model, noise, cfg)
+    for batch in batches.batches(encoded, TRAJECTORY.latents, size):
         comfy.sample.sample_custom(
             model,
             noise[[each.latent for each in batch]],
             cfg,
-            host._sampler(model, TRAJECTORY, batch, noise),
+            sampling.sampler_for(model, TRAJECTORY, batch, noise),
             sigmas,
-            stack([encoded[each.prompt] for each in batch]),
+            stack([encoded[each.anchor] for each in batch]),
             stack([empty]),
             torch.zeros(len(batch), *noise.shape[1:]),
             disable_pbar=True,
@@ -193,41 +211,55 @@ def sample_one(shipped: Shipped, texts: list[str]) -> None:
     shipped.latents(texts[:1])
 
 
-def time_capture(shipped: Shipped, turns: int) -> Iterator[Ratio]:
+def time_capture(shipped: Shipped) -> Iterator[Ratio]:
     """What listening costs, and what a different prompt in every batch row saves."""
     texts = prompts()
     together = partial(seconds, capture, shipped, texts)
     plain = partial(seconds, sample_as_captured, shipped, texts)
     alone = partial(seconds, capture_alone, shipped, texts)
     what = f"capture of {PROMPTS} prompts"
-    times = in_turns(turns, together, plain)
-    yield Ratio(what, "the same model calls, nothing attached", "≤ 1.02", "s", *times)
-    yield Ratio(what, "one prompt at a time", "< 1", "s", *in_turns(turns, together, alone))
+    same, each = partial(in_turns, together, plain), partial(in_turns, together, alone)
+    yield Ratio(what, "the same model calls, nothing attached", "≤ 1.02", "s", same)
+    yield Ratio(what, "one prompt at a time", "< 1", "s", each)
 
 
-def time_sampling(shipped: Shipped, turns: int) -> Iterator[Ratio]:
+def time_sampling(shipped: Shipped) -> Iterator[Ratio]:
     """What an eraser in the weights costs while sampling, once the model is loaded."""
     texts = prompts()
-    prompts_of = Anchors((tuple(texts[: PROMPTS // 4]),), tuple(texts[PROMPTS // 4 :]))
-    forget, retain = capture_anchors(shipped.model, shipped.clip, prompts_of, TRAJECTORY)
-    eraser = fit(METHOD, forget, retain, **Fitting()._asdict())
-    erased = patch(shipped.model, eraser, 1.0, AS_FITTED)
 
     def sample(model: ModelPatcher) -> float:
         load_models_gpu([model])
         return seconds(shipped.latents, texts, model)
 
-    times = in_turns(turns, partial(sample, erased), partial(sample, shipped.model))
-    yield Ratio("sampling, erased", "sampling, unedited", "1.00 ± .01", "s", *times)
+    def take(turns: int) -> Iterator[Pair]:
+        erased = without_some(shipped, texts)
+        return in_turns(partial(sample, erased), partial(sample, shipped.model), turns)
+
+    yield Ratio("sampling, erased", "sampling, unedited", "1.00 ± 0.01", "s", take)
 
 
-def weigh_capture(turns: int) -> Iterator[Ratio]:
+def without_some(shipped: Shipped, texts: list[str]) -> ModelPatcher:
+    """The model without the first quarter of the prompts."""
+    anchors = Anchors(written(texts[: PROMPTS // 4]), written(texts[PROMPTS // 4 :]))
+    by_cells = TRAJECTORY._replace(cells=METHODS[METHOD].cells)
+    eraser = fit(METHOD, *host.capture_both(shipped.model, shipped.clip, anchors, by_cells))
+    return patch(shipped.model, eraser).model
+
+
+def weigh_capture() -> Iterator[Ratio]:
     """What a capture needs in memory."""
-    taken = [[peak_elsewhere(action) for action in WEIGHED] for _ in range(turns)]
-    captured, same, one = map(list, zip(*taken, strict=True))
     what = f"memory: capture of {PROMPTS} prompts"
-    yield Ratio(what, "the same model calls, nothing attached", "", "MB", captured, same)
-    yield Ratio(what, "sampling one picture", "", "MB", captured, one)
+    for against, other in (
+        ("the same model calls, nothing attached", sample_as_captured),
+        ("sampling one picture", sample_one),
+    ):
+        yield Ratio(what, against, "", "MB", partial(peaks, other.__name__))
+
+
+def peaks(other: str, turns: int) -> Iterator[Pair]:
+    """Of a capture and of something else, in processes of their own."""
+    for _ in range(turns):
+        yield peak_elsewhere(capture.__name__), peak_elsewhere(other)
 
 
 def peak_elsewhere(action: str) -> float:
@@ -262,15 +294,23 @@ WEIGHED: dict[str, Callable[[Shipped, list[str]], object]] = {
 }
 
 
-def time_fit(turns: int) -> Iterator[Fitted]:
+def time_fit() -> Iterator[Fitted]:
     """Fit and patch with the default settings, for a model of the size people use."""
     model = stable_diffusion()
     for rows, (forget, retain) in ANCHORS.items():
         known = like_captured(model, forget, seed=0), like_captured(model, retain, seed=1)
         for method in METHODS:
-            taken = [fit_and_patch(model, method, *known) for _ in range(turns + 1)][1:]
             goal = "≤ 0.3 s together" if method == "pure" else ""
-            yield Fitted(f"{method}, {rows}", goal, *map(list, zip(*taken, strict=True)))
+            yield Fitted(f"{method}, {rows}", goal, partial(fits, model, method, *known))
+
+
+def fits(
+    model: ModelPatcher, method: str, forget: Activations, retain: Activations, turns: int
+) -> Iterator[Pair]:
+    """Fit and patch again and again; the first turn does not count."""
+    fit_and_patch(model, method, forget, retain)
+    for _ in range(turns):
+        yield fit_and_patch(model, method, forget, retain)
 
 
 def fit_and_patch(
@@ -279,9 +319,9 @@ def fit_and_patch(
     """Seconds to fit, and seconds until the erased model is loaded in place of the unedited one."""
     load_models_gpu([model])
     started = time.perf_counter()
-    eraser = fit(method, forget, retain, **Fitting()._asdict())
+    eraser = fit(method, forget, retain)
     fitted = time.perf_counter()
-    load_models_gpu([patch(model, eraser, 1.0, AS_FITTED)])
+    load_models_gpu([patch(model, eraser).model])
     return fitted - started, time.perf_counter() - fitted
 
 
@@ -291,9 +331,11 @@ def stable_diffusion() -> ModelPatcher:
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")
     model = ModelPatcher(config.get_model({}, "", device=cpu), cpu, cpu)
-    for layer in cross_attention_layers(model):
-        for projection in (layer.module.to_k, layer.module.to_v):
-            projection.weight.data.normal_(0, projection.in_features**-0.5)
+    sites = Sites.of(model)
+    for site in sites.sites:
+        for rows in (site.keys, site.values):
+            linear = sites.net.get_submodule(rows.module)
+            linear.weight.data.normal_(0, linear.in_features**-0.5)
     return model
 
 
@@ -306,20 +348,25 @@ def like_captured(model: ModelPatcher, count: int, seed: int) -> Activations:
     trajectory = Trajectory(latents=3, run_steps=5)
     generator = torch.Generator().manual_seed(seed)
     rows = {}
-    for layer, width in widths(cross_attention_layers(model)).items():
+    for layer, width in Sites.of(model).widths().items():
         tail = torch.randn(count * 15, width, generator=generator)
         rows[layer] = width**-0.5 + 0.3 * tail / torch.arange(1, width + 1)
-    settings = CaptureSettings(
-        **trajectory._asdict(), source_name=display_name(model), source_fingerprint=""
-    )
-    return Activations(rows, tuple(f"prompt {i}" for i in range(count)), settings)
+    anchors = AnchorSet.written([[f"prompt {i}" for i in range(count)]])
+    return Activations(rows, anchors, trajectory, ModelIdentity(display_name(model)))
 
 
-def shown(measured: Iterator[Line]) -> Iterator[Line]:
-    """The same, each printed as soon as it is known."""
-    for each in measured:
-        print(each.line(), flush=True)
-        yield each
+def measured(ledger: Ledger, wanted: Iterable[Line], turns: int) -> Iterator[Line]:
+    """Every one with its turns, those that the ledger has and the others taken now."""
+    for each in wanted:
+        keys = [(machine(), *each.names, turn) for turn in range(1, turns + 1)]
+        missing = [key for key in keys if key not in ledger]
+        if missing:
+            for key, pair in zip(missing, each.take(len(missing)), strict=True):
+                ledger.add(key, {"unit": each.unit, "values": pair})
+        values, others = zip(*(ledger[key]["values"] for key in keys), strict=True)
+        done = each._replace(values=values, others=others)
+        print(done.line(), flush=True)
+        yield done
 
 
 def machine() -> str:
@@ -339,19 +386,17 @@ def main() -> None:
     parser.add_argument(
         "--turns", type=int, default=7, help="how often everything is measured, at least twice"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--peak", choices=WEIGHED, help="only print the memory of one thing")
     args = parser.parse_args()
     if args.peak:
         print(peak(args.peak))
         return
-    shipped = Shipped()
-    ratios = [
-        *shown(time_capture(shipped, args.turns)),
-        *shown(time_sampling(shipped, args.turns)),
-        *shown(weigh_capture(args.turns)),
-    ]
-    fits = list(shown(time_fit(args.turns)))
+    args.out.mkdir(parents=True, exist_ok=True)
+    ledger, shipped = Ledger(args.out / "speed.jsonl", FIELDS), Shipped()
+    wanted = (*time_capture(shipped), *time_sampling(shipped), *weigh_capture())
+    ratios = list(measured(ledger, wanted, args.turns))
+    fitted = list(measured(ledger, time_fit(), args.turns))
     text = "\n".join(
         [
             f"Measured on {machine()}.",
@@ -363,17 +408,11 @@ def main() -> None:
             "",
             row("method, forget + retain rows a layer", "fit", "patch", "together", "goal"),
             row(*["---"] * 5),
-            *(each.line() for each in fits),
+            *(each.line() for each in fitted),
             "",
         ]
     )
-    args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "speed.md").write_text(text, encoding="utf-8")
-    with (args.out / "speed.csv").open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(("first", "second", "unit", "first_value", "second_value"))
-        for each in (*ratios, *fits):
-            writer.writerows(each.records())
 
 
 if __name__ == "__main__":

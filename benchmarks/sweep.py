@@ -18,11 +18,12 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from comfyui_pure.nodes.defaults import Trajectory
 from comfyui_pure.pure_core.methods import METHODS
+from comfyui_pure.pure_core.trajectory import Trajectory
 
-from benchmarks.erasure import fit_method
-from benchmarks.narrow import TRAJECTORY, Narrow
+from benchmarks.common import fit_method
+from benchmarks.narrow import Narrow
+from testbed.comfy.shipped import TRAJECTORY
 from testbed.world.measure import Scores, Trial
 from testbed.world.vocabulary import DEVELOPMENT
 

@@ -11,6 +11,7 @@ from .export import SaveCheckpoint, SaveDiffusers, SaveLoRA
 from .files import LoadActivations, LoadEraser, SaveActivations, SaveEraser
 from .fit import Fit
 from .fit_text import FitText
+from .host.served import warn_if_not_served
 from .patch import Patch
 
 
@@ -39,4 +40,5 @@ class PureExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> PureExtension:
+    warn_if_not_served()
     return PureExtension()

@@ -13,6 +13,7 @@ from ..pure_core.trajectory import Trajectory
 from .host.capture import remembered_capture
 from .host.patch import patch
 from .host.progress import progress
+from .host.sites import Sites
 from .report import pictured, shown
 from .types import (
     CATEGORY,
@@ -112,6 +113,7 @@ class EraseConcept(io.ComfyNode):
                 f"neighbours: the method {method} sends the concept to its neighbours, expected at "
                 "least one line, got none. List some, or choose the method pure."
             )
+        Sites.of(model).require_plain_weights()  # before sampling, not after
         cells = METHODS[method].cells
         wanted = Trajectory(**trajectory)._replace(cells=cells)
         forget, retain = remembered_capture(model, clip, anchors, wanted)

@@ -21,7 +21,8 @@ AS_SET = "as set below"
 def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
     """The choice of a preset, and a widget for every setting of these methods, each once.
 
-    All may be left out. The editor shows those of the chosen method: see `web/methods.js`.
+    All may be left out, and those that are folded away come last. The editor shows those of the
+    chosen method: see `web/methods.js`.
     """
     users: dict[str, list[str]] = {}
     settings: dict[str, Setting] = {}
@@ -29,8 +30,8 @@ def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
         for each in method.settings:
             users.setdefault(each.name, []).append(method.name)
             settings[each.name] = each
-    widgets = [_setting_input(each, users[name]) for name, each in settings.items()]
-    return [_preset_input(methods), *widgets]
+    ordered = sorted(settings.values(), key=lambda each: each.advanced)
+    return [_preset_input(methods), *(_setting_input(each, users[each.name]) for each in ordered)]
 
 
 def chosen_settings(method: Method, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,10 +49,9 @@ def chosen_settings(method: Method, preset: str, given: Mapping[str, Any]) -> di
     return {**given, **method.presets[name]}
 
 
-def _preset_input(methods: Mapping[str, Method]) -> io.Combo.Input:
+def _preset_input(methods: Mapping[str, Method]) -> io.Input:
     names = [f"{each.name}: {preset}" for each in methods.values() for preset in each.presets]
-    users = [method.name for method in methods.values() if method.presets]
-    return io.Combo.Input(
+    widget = io.Combo.Input(
         "preset",
         options=[AS_SET, *names],
         default=AS_SET,
@@ -60,8 +60,8 @@ def _preset_input(methods: Mapping[str, Method]) -> io.Combo.Input:
             "Settings that belong together, instead of those below: a method's name, then whose "
             "or what they are for."
         ),
-        extra_dict={"pure_methods": users},
     )
+    return _used_by([method.name for method in methods.values() if method.presets], widget)
 
 
 def _setting_input(setting: Setting, users: list[str]) -> io.Input:
@@ -70,31 +70,31 @@ def _setting_input(setting: Setting, users: list[str]) -> io.Input:
     common: dict[str, Any] = {
         "tooltip": f"{', '.join(users)}: {setting.help} {allowed}",
         "optional": True,
-        "extra_dict": {"pure_methods": users},
+        "default": setting.default,
     }
-    if setting.advanced:
-        common["extra_dict"]["advanced"] = True
     if setting.choices:
-        choices = list(setting.choices)
-        return io.Combo.Input(setting.name, options=choices, default=setting.default, **common)
-    if setting.whole:
-        return io.Int.Input(
+        widget: io.Input = io.Combo.Input(setting.name, options=list(setting.choices), **common)
+    elif setting.whole:
+        least, most = int(setting.least), int(setting.most)
+        widget = io.Int.Input(setting.name, min=least, max=most, step=1, **common)
+    else:
+        widget = io.Float.Input(
             setting.name,
-            default=setting.default,
-            min=int(setting.least),
-            max=int(setting.most),
-            step=1,
+            min=setting.least + (DIGITS if setting.above else 0),
+            max=setting.most,
+            step=setting.step,
+            round=DIGITS,
             **common,
         )
-    return io.Float.Input(
-        setting.name,
-        default=setting.default,
-        min=setting.least + (DIGITS if setting.above else 0),
-        max=setting.most,
-        step=setting.step,
-        round=DIGITS,
-        **common,
-    )
+    if setting.advanced:
+        widget.extra_dict["advanced"] = True
+    return _used_by(users, widget)
+
+
+def _used_by(methods: list[str], widget: io.Input) -> io.Input:
+    """The widget, with the methods for which the editor shows it."""
+    widget.extra_dict["pure_methods"] = methods
+    return widget
 
 
 def methods_tooltip(methods: Mapping[str, Method], more: str = "") -> str:

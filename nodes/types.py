@@ -73,8 +73,9 @@ def concept_input() -> io.String.Input:
         multiline=True,
         tooltip=(
             "What to erase, as a prompt would name it, for example: Van Gogh. Not a sentence. "
-            "Several of one kind: one a line; all are erased together, and the neighbours are "
-            "captured once."
+            "Several of one kind: one a line, or on one line with semicolons or two or more "
+            "commas between them; all are erased together, and the neighbours are captured once. "
+            "Lines that begin with # are left out."
         ),
     )
 
@@ -98,7 +99,8 @@ def neighbours_input() -> io.String.Input:
         default="",
         multiline=True,
         tooltip=(
-            "What to keep: other concepts of the same kind, one a line. About nine are good, the "
+            "What to keep: other concepts of the same kind, one a line, or on a single line with "
+            "commas between them. About nine are good, the "
             "most similar ones (for one painter: other painters; for unsafe content: harmless "
             "things that look alike). Without neighbours PURE also removes what the concept "
             "shares with everything else and damages the model; the other methods cannot be "
@@ -193,8 +195,11 @@ def trajectory_inputs() -> list[io.Input]:
             options=list(SAMPLERS),
             default=default.sampler_name,
             tooltip=(
-                "Sampler of the trajectory. One row is captured per step, at the first model call "
-                "of the step; samplers that choose their own steps are not offered."
+                "Sampler of the trajectory. One row is captured per step, when the model is called "
+                "for the first time at the step's noise level. Some samplers, such as heun, call "
+                "it twice in a step and look ahead to the next level: then the row of that level "
+                "is what they saw looking ahead. Samplers that choose their own steps are not "
+                "offered."
             ),
         ),
         io.Combo.Input(

@@ -46,18 +46,19 @@ function isLinked(node, widget) {
 }
 
 function setHidden(widget, hidden) {
-    widget.hidden = hidden
-    widget.options = { ...widget.options, hidden }
-    // Newer editors draw their new nodes from a copy of the options; without it all are shown.
+    // Newer editors draw their new nodes from a copy of the options. Those of older editors do not
+    // look again when a widget is to be shown: there all settings stay in view.
     const page = /** @type {any} */ (document.querySelector("#vue-app"))
     const stores = page?.__vue_app__?.config?.globalProperties?.$pinia?._s
     const copy = stores?.get("widgetValue")?.getWidget?.(widget.widgetId)
-    if (copy?.options) copy.options.hidden = hidden
+    const gone = hidden && (!!copy || !window["LiteGraph"]?.vueNodesMode)
+    widget.hidden = gone
+    widget.options.hidden = gone
+    if (copy?.options) copy.options.hidden = gone
 }
 
-/** Makes the node as high as its widgets need, and the new nodes of older editors look again. */
+/** Makes the node as high as its widgets need. */
 function redraw(node) {
-    node.widgets.push(node.widgets.pop())
     const [, height] = node.computeSize()
     node.setSize?.([node.size[0], height])
     app.canvas?.setDirty(true, true)

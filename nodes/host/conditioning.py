@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,14 @@ import torch
 from comfy.sd import CLIP
 from torch import Tensor
 
-from .sites import ModelError
+from ...pure_core.anchors import SLOT, AnchorSet
+from ...pure_core.concepts import PromptError
+from .sites import ModelError, Sites
+
+EMBEDDING_MARK = "embedding:"
+
+EMBEDDING = re.compile(rf"{EMBEDDING_MARK}[^\s,():]+")
+"""A textual inversion by its file's name, as ComfyUI reads it in prompts."""
 
 
 class Encoded(NamedTuple):
@@ -45,6 +53,48 @@ def encode(clip: CLIP, prompt: str) -> Encoded:
             "schedule the text encoder. Connect it without hooks."
         )
     return Encoded(*conditioning[0])
+
+
+def encode_anchors(clip: CLIP, anchors: AnchorSet, sites: Sites) -> list[Encoded]:
+    """Encode every anchor for a model.
+
+    Raises:
+        ModelError: as `encode` does, or the text encoder is not the model's.
+        PromptError: the text encoder reads nothing of a concept or of a textual inversion.
+    """
+    known: dict[str, Encoded] = {}
+
+    def read(prompt: str) -> Encoded:
+        if prompt not in known:
+            known[prompt] = encode(clip, prompt)
+        return known[prompt]
+
+    sites.require_text_width(read("").tokens.shape[-1])
+    for anchor in anchors:
+        for inversion in EMBEDDING.findall(anchor.prompt):
+            without = anchor.prompt.replace(inversion, "", 1)
+            if _same(read(anchor.prompt), read(without)):
+                raise PromptError(_nothing_read(inversion))
+        rest = anchor.phrasing.replace(SLOT, "")
+        if anchor.prompt.strip() and _same(read(anchor.prompt), read(rest)):
+            raise PromptError(_nothing_read(anchor.concept))
+    return [read(anchor.prompt) for anchor in anchors]
+
+
+def _same(one: Encoded, other: Encoded) -> bool:
+    return torch.equal(one.tokens, other.tokens)
+
+
+def _nothing_read(name: str) -> str:
+    if name.startswith(EMBEDDING_MARK):
+        return (
+            f"'{name}' was not found: ComfyUI read nothing of it. Check its file name in "
+            "models/embeddings, and that it was made for this text encoder."
+        )
+    return (
+        f"'{name}': the text encoder reads nothing of it, so that nothing would be erased or kept. "
+        "Write it in other words."
+    )
 
 
 def stack(prompts: Sequence[Encoded]) -> list[list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.lora
 import torch
@@ -54,6 +55,15 @@ class Sites:
         """Site -> d, or the width of the text that it reads."""
         return {site.name: site.text_width if text else site.width for site in self.sites}
 
+    def require_text_width(self, width: int) -> None:
+        """Raise ModelError if the layers do not read text vectors of this width."""
+        wanted = sorted(set(self.widths(text=True).values()))
+        if wanted != [width]:
+            raise ModelError(
+                f"clip: its vectors have {width} numbers and the model reads {wanted}. Connect the "
+                "text encoder that belongs to the model."
+            )
+
     def __getitem__(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
 
@@ -63,8 +73,7 @@ class Sites:
             for role in ROLES:
                 module = self.net.get_submodule(site.rows(role).module)
                 weight = getattr(module, "weight", None)
-                plain = type(weight) in (torch.Tensor, nn.Parameter)
-                if weight is None or not plain or not weight.is_floating_point():
+                if not is_plain(weight):
                     kind = type(weight).__name__
                     dtype = getattr(weight, "dtype", "an unknown type")
                     raise ModelError(
@@ -72,6 +81,11 @@ class Sites:
                         f"{dtype}), which cannot be edited exactly. Load the full-precision model "
                         "instead, and quantise after erasing."
                     )
+
+
+def is_plain(weight: Any) -> bool:
+    """Whether a weight holds its numbers as they are, in floating point."""
+    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
 
 def patch_keys(rows: Rows) -> list[PatchKey]:

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
+from einops import rearrange
+from torch import Tensor
 
 from ...pure_core.anchors import AnchorSet
 from ...pure_core.errors import FitError
 from ...pure_core.text import TextModel, TextTask, TextVectors, repeated
-from .conditioning import encode
+from .conditioning import encode_anchors
 from .identity import identity
-from .sites import EffectiveWeights, ModelError, Sites
+from .sites import EffectiveWeights, Sites
 
 
 def text_task(
@@ -33,36 +35,65 @@ def text_task(
     Raises:
         ModelError: a model of no known family, quantised weights, no text encoder, or one whose
             vectors are not what the layers read.
+        PromptError: a prompt or a textual inversion of which the text encoder reads nothing.
         FitError: another number of replacements than of prompts, or a prompt that is too long.
     """
     sites = Sites.of(model)
     sites.require_plain_weights()
-    vectors = _encode(clip, forget)
-    wanted = set(sites.widths(text=True).values())
-    if wanted != {vectors.width}:
-        raise ModelError(
-            f"clip: its vectors have {vectors.width} numbers and the model reads {sorted(wanted)}. "
-            "Connect the text encoder that belongs to the model."
-        )
-    become = _encode(clip, AnchorSet.written([[each] for each in replacements or [""]]))
+    become = AnchorSet.written([[each] for each in replacements or [""]])
+    vectors = _encode(clip, forget, sites)
     return TextTask(
         forget=vectors,
-        anchor=repeated(become, len(forget)),
-        retain=_encode(clip, retain) if retain else None,
-        empty=_encode(clip, AnchorSet.written([[""]])),
+        anchor=repeated(_encode(clip, become, sites), len(forget)),
+        retain=_encode(clip, retain, sites) if retain else None,
+        empty=_encode(clip, AnchorSet.written([[""]]), sites),
         model=TextModel(
             tuple(site.name for site in sites.sites),
             EffectiveWeights(model, sites).weight,
-            identity(model, sites),
+            identity(model, sites, clip),
         ),
     )
 
 
 @torch.no_grad()
-def _encode(clip: CLIP, anchors: AnchorSet) -> TextVectors:
-    vectors = [encode(clip, each.prompt).tokens[0].to("cpu", torch.float64) for each in anchors]
+def _encode(clip: CLIP, anchors: AnchorSet, sites: Sites) -> TextVectors:
+    encoded = encode_anchors(clip, anchors, sites)
+    tokens = [_tokens(clip, each.prompt) for each in anchors]
     ends = [_end(clip, each.prompt) for each in anchors]
+    vectors = [
+        _one_per_token(each.tokens[0].to("cpu", torch.float64), count, anchor.prompt)
+        for each, count, anchor in zip(encoded, tokens, anchors, strict=True)
+    ]
     return TextVectors(anchors, tuple(vectors), tuple(ends))
+
+
+def _tokens(clip: CLIP, prompt: str) -> int:
+    """How many tokens a prompt has, padding included."""
+    rows = next(iter(clip.tokenize(prompt).values()))
+    return sum(map(len, rows))
+
+
+def _one_per_token(vectors: Tensor, tokens: int, prompt: str) -> Tensor:
+    """The vectors (T, D) of T tokens.
+
+    Some patches of the text encoder give several to each token, one after the other, for example
+    one for the keys and one for the values. They differ only where a word is weighted below 0.
+
+    Raises:
+        FitError: they differ, or belong to no token.
+    """
+    found = len(vectors)
+    if found == tokens:
+        return vectors
+    if found % tokens == 0:
+        each = rearrange(vectors, "(token copy) d -> copy token d", token=tokens)
+        if all(torch.equal(each[0], other) for other in each):
+            return each[0]
+    raise FitError(
+        f"clip: it gives {found} vectors for the {tokens} tokens of '{prompt[:40]}', expected one "
+        "for each, or the same several times. A patch of the text encoder changes them: connect "
+        "it without the patch, or take weights below 0 out of the prompt."
+    )
 
 
 def _end(clip: CLIP, prompt: str) -> int:

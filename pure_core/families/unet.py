@@ -157,24 +157,37 @@ class UNetFile:
     @cached_property
     def names(self) -> UNetNames:
         """Its names in both schemes."""
-        widths = [self._shape(site, "keys")[1] for site in self._attentions() if _second(site)]
+        widths = [self._text_width(site) for site in self._attentions() if _second(site)]
         return UNetNames(self.shapes, widths[0] if widths else 0)
 
     def _attentions(self) -> Iterable[str]:
         return (found[1] for key in self.shapes if (found := _split(key)) and not found[0])
 
-    def _shape(self, site: str, role: Role) -> tuple[int, ...]:
-        return self.shapes.get(f"{site}.{PROJECTIONS[role]}.weight", (0, 0))
+    def _shape(self, site: str, projection: str) -> tuple[int, int] | None:
+        """Rows and columns; None if there is no such weight."""
+        name = f"{site}.{projection}.weight"
+        if name not in self.shapes:
+            return None
+        if len(shape := self.shapes[name]) != 2:
+            raise ModelFileError(
+                f"The file's tensor '{self.prefix}{name}' is not a weight of attention: expected "
+                f"two axes, got the shape {shape}."
+            )
+        return (shape[0], shape[1])
+
+    def _text_width(self, site: str) -> int:
+        return (self._shape(site, PROJECTIONS["keys"]) or (0, 0))[1]
 
     def _reads_text(self, site: str) -> bool:
-        keys = self._shape(site, "keys")[1]
-        queries = self.shapes.get(f"{site}.{QUERIES}.weight", (0, keys))
-        return _reads_text(site, keys, queries[1])
+        keys = self._text_width(site)
+        _, queries = self._shape(site, QUERIES) or (0, keys)
+        return _reads_text(site, keys, queries)
 
     def widths(self, text: bool = False) -> dict[str, int]:
         axis = 1 if text else 0
         here = self.in_this_file.items()
-        return {site: self._shape(own, "values")[axis] for site, own in here}
+        shapes = {site: self._shape(own, PROJECTIONS["values"]) or (0, 0) for site, own in here}
+        return {site: shape[axis] for site, shape in shapes.items()}
 
     def weight(self, site: str, role: Role) -> FileRows:
         own = f"{self.in_this_file[site]}.{PROJECTIONS[role]}.weight"
@@ -187,7 +200,12 @@ class UNetFile:
 
     def bias(self, site: str, role: Role) -> FileRows | None:
         own = f"{self.in_this_file[site]}.{PROJECTIONS[role]}.bias"
-        rows = self.shapes.get(own, (0,))[0]
+        rows, *others = self.shapes.get(own, (0,)) or (0,)
+        if others:
+            raise ModelFileError(
+                f"The file's tensor '{self.prefix}{own}' is not a bias: expected one axis, got the "
+                f"shape {self.shapes[own]}."
+            )
         return FileRows(self.prefix + own, 0, rows, rows) if rows else None
 
     def lora_name(self, site: str, role: Role) -> str:

@@ -71,38 +71,43 @@ class UNetNames:
         level = resnet = 0
         for index in self._indices("input_blocks")[1:]:
             block = f"input_blocks.{index}"
-            if self._has(f"{block}.0.op."):
+            if self._has(f"{block}.0.op"):
                 yield f"{block}.0", f"down_blocks.{level}.downsamplers.0"
                 level, resnet = level + 1, 0
                 continue
             yield f"{block}.0", f"down_blocks.{level}.resnets.{resnet}"
-            if self._has(f"{block}.1."):
+            if self._has(f"{block}.1"):
                 yield f"{block}.1", f"down_blocks.{level}.attentions.{resnet}"
             resnet += 1
-        if self._has("middle_block.0."):
+        if self._has("middle_block.0"):
             yield "middle_block.0", "mid_block.resnets.0"
-        if self._has("middle_block.1."):
+        if self._has("middle_block.1"):
             yield "middle_block.1", "mid_block.attentions.0"
-        if self._has("middle_block.2."):
+        if self._has("middle_block.2"):
             yield "middle_block.2", "mid_block.resnets.1"
         level = resnet = 0
         for index in self._indices("output_blocks"):
             block = f"output_blocks.{index}"
             yield f"{block}.0", f"up_blocks.{level}.resnets.{resnet}"
             for part in (f"{block}.1", f"{block}.2"):
-                if self._has(f"{part}.conv."):
+                if self._has(f"{part}.conv"):
                     yield part, f"up_blocks.{level}.upsamplers.0"
                     level, resnet = level + 1, -1
-                elif self._has(f"{part}."):
+                elif self._has(part):
                     yield part, f"up_blocks.{level}.attentions.{resnet}"
             resnet += 1
 
     def _indices(self, stem: str) -> list[int]:
-        found = {int(key.split(".")[1]) for key in self.shapes if key.startswith(f"{stem}.")}
-        return sorted(found)
+        """The numbers that follow `stem` in the names."""
+        return _numbers(self._inside, stem)
 
-    def _has(self, start: str) -> bool:
-        return any(key.startswith(start) for key in self.shapes)
+    def _has(self, block: str) -> bool:
+        """Whether there are tensors in it."""
+        return block in self._inside
+
+    @cached_property
+    def _inside(self) -> dict[str, set[str]]:
+        return _children(self.shapes)
 
     @property
     def is_diffusers(self) -> bool:
@@ -115,11 +120,15 @@ class UNetNames:
         Raises:
             ModelFileError: it lies in a block that U-Nets do not have.
         """
-        original = {theirs: ours for ours, theirs in self._blocks_of_diffusers()}
         block, rest = _split(site)
-        if block not in original:
+        if block not in self._original:
             raise _unknown_block(site)
-        return f"{original[block]}.{rest}"
+        return f"{self._original[block]}.{rest}"
+
+    @cached_property
+    def _original(self) -> dict[str, str]:
+        """Attention block in a file with diffusers' names -> in the original scheme."""
+        return {theirs: ours for ours, theirs in self._blocks_of_diffusers()}
 
     def diffusers_site(self, site: str) -> str:
         """A site of the original scheme, as diffusers calls its module.
@@ -141,7 +150,7 @@ class UNetNames:
             for level in self._indices(theirs):
                 block = f"{theirs}.{level}"
                 resnet = 0
-                while self._has(f"{block}.resnets.{resnet}."):
+                while self._has(f"{block}.resnets.{resnet}"):
                     yield f"{stem}.{index}.1", f"{block}.attentions.{resnet}"
                     index, resnet = index + 1, resnet + 1
                 if down:
@@ -158,10 +167,11 @@ class UNetNames:
             return key
         if stem in self._whole:
             return f"{self._whole[stem]}.{kind}"
-        for block, theirs in self.blocks.items():
-            if key.startswith(f"{block}."):
-                inner = stem.removeprefix(f"{block}.")
-                return f"{theirs}.{_RESNET.get(inner, _RESAMPLE.get(inner, inner))}.{kind}"
+        depth = 2 if key.startswith("middle_block.") else 3
+        parts = stem.split(".", depth)
+        block, inner = ".".join(parts[:depth]), ".".join(parts[depth:])
+        if block in self.blocks:
+            return f"{self.blocks[block]}.{_RESNET.get(inner, _RESAMPLE.get(inner, inner))}.{kind}"
         raise ModelFileError(
             f"'{key}' has no place in diffusers' UNet2DConditionModel: this kind of U-Net cannot "
             "be written in that form. Export a checkpoint instead."
@@ -192,12 +202,21 @@ class UNetNames:
             ModelFileError: a U-Net that diffusers builds in another way than it is.
         """
         names = {self.diffusers_name(key): shape for key, shape in self.shapes.items()}
-        if missing := {f"{each}.weight" for each in ("conv_in", "conv_out")} - names.keys():
-            raise ModelFileError(f"The U-Net is not whole: it has no {min(missing)}.")
-        levels = 1 + max(int(key.split(".")[1]) for key in names if key.startswith("down_blocks."))
-        channels = [names[f"down_blocks.{i}.resnets.0.conv1.weight"][0] for i in range(levels)]
-        depths = [_depths(names, f"down_blocks.{i}") for i in range(levels)]
-        up = [_depths(names, f"up_blocks.{i}") for i in range(levels)]
+        inside = _children(names)
+        down, up_blocks = _numbers(inside, "down_blocks"), _numbers(inside, "up_blocks")
+        levels = len(down)
+        first = [f"down_blocks.{i}.resnets.0.conv1.weight" for i in range(levels)]
+        for each in ("conv_in.weight", "conv_out.weight", *first):
+            _require_tensor(names, each)
+        if not down or not down == up_blocks == list(range(levels)):
+            raise ModelFileError(
+                f"The U-Net is not whole: it has the down blocks {_listed(down)} and the up blocks "
+                f"{_listed(up_blocks)}, expected as many of both, counted from 0. Take the whole "
+                "model, or export a checkpoint instead."
+            )
+        channels = [names[each][0] for each in first]
+        depths = [_depths(inside, f"down_blocks.{i}") for i in range(levels)]
+        up = [_depths(inside, f"up_blocks.{i}") for i in range(levels)]
         linear = any(key.endswith("proj_in.weight") and len(s) == 2 for key, s in names.items())
         config: dict[str, Any] = {
             "_class_name": "UNet2DConditionModel",
@@ -207,7 +226,7 @@ class UNetNames:
             "sample_size": XL_SIZE if self._is_xl else SIZE,
             "block_out_channels": channels,
             "layers_per_block": [
-                len(_numbers(names, f"down_blocks.{i}.resnets")) for i in range(levels)
+                len(_numbers(inside, f"down_blocks.{i}.resnets")) for i in range(levels)
             ],
             "down_block_types": [
                 "CrossAttnDownBlock2D" if any(depth) else "DownBlock2D" for depth in depths
@@ -223,12 +242,15 @@ class UNetNames:
             "transformer_layers_per_block": [
                 *(_depth(depth) for depth in depths[:-1]),
                 # the last entry is also the middle block's
-                _depth(depths[-1] if any(depths[-1]) else _depths(names, "mid_block")),
+                _depth(depths[-1] if any(depths[-1]) else _depths(inside, "mid_block")),
             ],
             "use_linear_projection": linear,
         }
         if [depth[: len(depth) - 1] for depth in reversed(up)] != depths:
             config["reverse_transformer_layers_per_block"] = [_depth(depth) for depth in up]
+        for labels in ("add_embedding", "class_embedding"):
+            if f"{labels}.linear_1.weight" in names:
+                _require_tensor(names, f"{labels}.linear_1.weight")
         if "add_embedding.linear_1.weight" in names:
             config |= {
                 "addition_embed_type": "text_time",
@@ -258,17 +280,47 @@ def _split(site: str) -> tuple[str, str]:
     return block, f"transformer_blocks.{rest}" if found else rest
 
 
-def _numbers(names: Iterable[str], stem: str) -> list[int]:
+def _children(names: Iterable[str]) -> dict[str, set[str]]:
+    """Beginning of a name, up to five parts -> what comes next in the names."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split(".", 6)[:6]
+        for depth in range(1, len(parts)):
+            found.setdefault(".".join(parts[:depth]), set()).add(parts[depth])
+    return found
+
+
+def _numbers(inside: Mapping[str, set[str]], stem: str) -> list[int]:
     """Which numbers follow `stem`."""
-    start = len(stem) + 1
-    return sorted({int(key[start:].split(".")[0]) for key in names if key.startswith(f"{stem}.")})
+    return sorted({int(each) for each in inside.get(stem, ()) if _is_number(each)})
 
 
-def _depths(names: Mapping[str, tuple[int, ...]], block: str) -> list[int]:
+def _is_number(text: str) -> bool:
+    """Whether it is the number of a block: up to three digits, as the schemes write it."""
+    return len(text) <= 3 and text.isascii() and text.isdigit()
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers)) or "(none)"
+
+
+def _require_tensor(names: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Raise ModelFileError unless the U-Net has the tensor, as a matrix or a convolution."""
+    if name not in names:
+        raise ModelFileError(
+            f"The U-Net is not whole: it has no {name}. Take the whole model, or export a "
+            "checkpoint instead."
+        )
+    if len(names[name]) < 2:
+        raise ModelFileError(f"{name}: expected two axes or more, got the shape {names[name]}.")
+
+
+def _depths(inside: Mapping[str, set[str]], block: str) -> list[int]:
     """Transformer blocks behind each residual block of a diffusers block."""
+    parts = "attentions" if block == "mid_block" else "resnets"
     return [
-        len(_numbers(names, f"{block}.attentions.{i}.transformer_blocks"))
-        for i in _numbers(names, f"{block}.{'attentions' if block == 'mid_block' else 'resnets'}")
+        len(_numbers(inside, f"{block}.attentions.{i}.transformer_blocks"))
+        for i in _numbers(inside, f"{block}.{parts}")
     ]
 
 

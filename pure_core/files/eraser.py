@@ -8,7 +8,6 @@ which layers have the tensors of another one. There are no model weights in it.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from ..eraser import EDITS, SIDES, Eraser, LayerEraser, Provenance, Side
 from ..errors import EraserError, EraserFileError, PureError
 from ..model_identity import ModelIdentity
 from ..trajectory import Trajectory
+from .plain_json import parsed
 from .tensors import (
     Kind,
     decoded,
@@ -116,7 +116,7 @@ def load_eraser(path: str | os.PathLike[str]) -> Eraser:
 
 def _provenance(metadata: Mapping[str, str]) -> Provenance:
     """Where it came from. An error names the entry that is not as expected."""
-    trajectory = json.loads(metadata["trajectory"])
+    trajectory = parsed(metadata["trajectory"])
     model = decoded("model", dict, object, metadata, EraserError)
     if trajectory is not None and not isinstance(trajectory, dict):
         raise EraserError(f"trajectory: expected an object, got {metadata['trajectory'][:80]!r}.")

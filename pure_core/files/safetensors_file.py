@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,9 +22,16 @@ from torch import Tensor
 from ..errors import ModelFileError
 from ..progress import Progress, no_progress
 from .atomic import atomic_file
+from .plain_json import parsed
 
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
+
+MAX_NAME = 1000
+"""Characters of a tensor's name; those of real models have some hundred."""
+
+NUMBERS = range(2**63)
+"""What the format's sizes and places may be."""
 
 CHUNK = 16 * 2**20
 """Bytes that are copied at a time."""
@@ -87,6 +93,10 @@ class SafetensorsFile:
     data_start: int
     """Where the tensors begin in the file."""
 
+    trailing: int = 0
+    """Bytes after the last tensor, which belong to none. ComfyUI's loader from 0.30 on takes such
+    files, the format's own library does not. They are not read and not copied."""
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> SafetensorsFile:
         """Read and check a header.
@@ -104,34 +114,34 @@ class SafetensorsFile:
                 length = int.from_bytes(file.read(8), "little")
                 if size < 8 or not 0 < length <= min(MAX_HEADER, size - 8):
                     raise ValueError(f"it has {size} bytes and no header")
-                header = json.loads(file.read(length))
+                header = parsed(file.read(length))
             return cls._parsed(path, header, 8 + length, size)
         except OSError as error:
             raise ModelFileError(f"'{path}' cannot be read: {error}.") from error
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             raise ModelFileError(
                 f"Expected a safetensors file, but '{path}' cannot be read as one: {error}. It is "
                 "damaged, incompletely downloaded or of another kind: fetch or save it again."
             ) from error
 
     @classmethod
-    def _parsed(cls, path: Path, header: dict[str, Any], start: int, size: int) -> SafetensorsFile:
+    def _parsed(cls, path: Path, header: Any, start: int, size: int) -> SafetensorsFile:
+        if not isinstance(header, dict):
+            raise ValueError("its header is not an object")
         metadata = header.pop("__metadata__", None) or {}
-        if not all(isinstance(each, str) for item in metadata.items() for each in item):
+        if not isinstance(metadata, dict) or not all(
+            isinstance(each, str) for each in metadata.values()
+        ):
             raise ValueError("its metadata holds something other than text")
-        entries = {
-            name: Entry(name, each["dtype"], tuple(each["shape"]), *each["data_offsets"])
-            for name, each in header.items()
-        }
+        entries = {name: _entry(name, each) for name, each in header.items()}
         end = 0
         for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):
-            bits = math.prod(entry.shape) * _bits(entry.dtype)
-            if entry.start != end or entry.size * 8 != bits:
+            if entry.start != end:
                 raise ValueError(f"tensor '{entry.name}' is not where or as large as it should be")
             end = entry.end
-        if start + end != size:
+        if start + end > size:
             raise ValueError(f"it has {size} bytes, its header promises {start + end}")
-        return cls(path, entries, metadata, start)
+        return cls(path, entries, metadata, start, trailing=size - start - end)
 
     def read(self, name: str) -> Tensor:
         """One tensor, in its own type.
@@ -229,6 +239,38 @@ class SafetensorsFile:
             out.write(content)
             left -= len(content)
             yield len(content)
+
+
+def _entry(name: str, record: object) -> Entry:
+    """One tensor of a header. Raises ValueError unless its size is that of its shape."""
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a tensor's name has {len(name)} characters, expected {MAX_NAME} or less")
+    if not isinstance(record, dict) or not {"dtype", "shape", "data_offsets"} <= record.keys():
+        raise ValueError(f"tensor '{name}' has no dtype, shape or data_offsets")
+    dtype, shape, offsets = record["dtype"], record["shape"], record["data_offsets"]
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets):
+        raise ValueError(
+            f"tensor '{name}' has a type, shape or place that is none: expected a text and whole "
+            "numbers from 0"
+        )
+    size = offsets[1] - offsets[0] if len(offsets) == 2 else -1
+    if size not in NUMBERS or size * 8 != _count(name, shape) * _bits(dtype):
+        raise ValueError(f"tensor '{name}' is not where or as large as it should be")
+    return Entry(name, dtype, tuple(shape), *offsets)
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(each) is int and each in NUMBERS for each in value)
+
+
+def _count(name: str, shape: Sequence[int]) -> int:
+    """The product, which stays small on the way: shapes may have many thousand numbers."""
+    count = 1
+    for each in shape:
+        count *= each
+        if count not in NUMBERS:
+            raise ValueError(f"tensor '{name}' is larger than any file")
+    return count
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import PureError
 from .atomic import atomic_file
+from .plain_json import parsed
 
 
 class Kind(NamedTuple):
@@ -122,11 +123,13 @@ def decoded(
 ) -> Any:
     """A metadata entry that is a JSON list or object whose items all have the expected type."""
     try:
-        value = json.loads(metadata[name])
-    except (ValueError, RecursionError):
+        value = parsed(metadata[name])
+    except ValueError:
         value = None
     items = value.values() if isinstance(value, dict) else value
-    if not isinstance(value, container) or not all(isinstance(each, item) for each in items):
+    if not isinstance(value, container) or not all(
+        isinstance(each, item) and not isinstance(each, bool) for each in items
+    ):
         raise error(
             f"expected a JSON {'list' if container is list else 'object'} in the metadata entry "
             f"'{name}', got {metadata[name][:80]!r}."

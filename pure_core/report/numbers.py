@@ -248,9 +248,10 @@ def _made(eraser: Eraser) -> list[str]:
     made = eraser.provenance
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
     count = "" if len(made.concepts) == 1 else f"{len(made.concepts)} concepts: "
+    erases = "Erases" if any(eraser.ranks.values()) else "Erases nothing (rank 0), made for"
     strength = "" if eraser.strength == 1 else f" at strength {eraser.strength:g}"
     return [
-        f"Erases {count}{named(made, 10)}{strength}.",
+        f"{erases} {count}{named(made, 10)}{strength}.",
         f"Method {made.method} ({settings}); edits {eraser.edited}; fitted on {made.model.name}.",
         f"{len(made.forget)} forget prompts, {len(made.retain)} retain prompts.",
     ]

@@ -31,10 +31,11 @@ def input_names(definition: dict[str, Any]) -> list[str]:
 
 
 def options(definition: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """An input's type and options."""
+    """An input's type, that of its widget if it takes several, and its options."""
     inputs = definition["input"]
     kind, *rest = {**inputs["required"], **inputs.get("optional", {})}[name]
-    return (kind if isinstance(kind, str) else "COMBO"), (rest[0] if rest else {})
+    extra = rest[0] if rest else {}
+    return extra.get("widgetType", kind) if isinstance(kind, str) else "COMBO", extra
 
 
 def value_names(definition: dict[str, Any]) -> list[str]:

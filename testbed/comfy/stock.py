@@ -25,6 +25,9 @@ PIXELS = 64
 QUICK = Trajectory(steps=4, run_steps=2, latents=2, width=PIXELS, height=PIXELS)
 """A capture that takes seconds on a CPU."""
 
+QUICK_ERASING = {name: value for name, value in QUICK._asdict().items() if name != "cells"}
+"""The same for PURE Erase Concept, where the method chooses the cells."""
+
 NOTICEABLE = 0.01
 """Difference of latents, whose values go up to some tens, that is no rounding."""
 

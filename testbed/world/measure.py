@@ -6,11 +6,12 @@ evaluates the same four things on real models).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+
+from pure_core.evaluation.rates import Rate, harmonic_mean
 
 from .judge import read
 from .prompts import (
@@ -29,34 +30,6 @@ RETAINED = 9
 """Neighbours that are captured, as in the paper."""
 
 
-class Rate(NamedTuple):
-    """How many of how many."""
-
-    hits: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.total if self.total else math.nan
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
-        if not self.total:
-            return math.nan, math.nan
-        z, n, p = 1.96, self.total, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-    def __add__(self, other: object) -> Rate:
-        assert isinstance(other, Rate)
-        return Rate(self.hits + other.hits, self.total + other.total)
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{self.value:.2f} ({low:.2f}–{high:.2f}, n={self.total})"
-
-
 class Scores(NamedTuple):
     """Target by name and name-free (low is erased), kept neighbours, kept everything else."""
 
@@ -69,8 +42,9 @@ class Scores(NamedTuple):
     @property
     def harmonic_mean(self) -> float:
         """Of what should be high: 1 - name, 1 - free, kept, other; 0 if one of them is."""
-        parts = (1 - self.name.value, 1 - self.free.value, self.kept.value, self.other.value)
-        return len(parts) / sum(1 / part for part in parts) if min(parts) > 0 else 0.0
+        return harmonic_mean(
+            (1 - self.name.value, 1 - self.free.value, self.kept.value, self.other.value)
+        )
 
     def __add__(self, more: object) -> Scores:
         assert isinstance(more, Scores)

@@ -123,19 +123,33 @@ def pictures(
     return torch.cat(out).clamp(0, 1)
 
 
+class Recorded(NamedTuple):
+    """The inputs of every `to_out` of cross-attention, a tensor for each call of the U-Net."""
+
+    cells: dict[str, list[Tensor]]
+    """Layer -> means over the cells of a grid, (b, cells^2, d)."""
+
+    means: dict[str, list[Tensor]]
+    """Layer -> means over the whole picture, (b, d)."""
+
+
 @contextmanager
-def recording(model: NarrowModel, cells: int = 1) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect the inputs of every `to_out` of cross-attention by cells, (b, cells^2, d)."""
-    found: dict[str, list[Tensor]] = {name: [] for name in model.cross_attention()}
-    hooks = []
-    for name, layer in model.cross_attention().items():
+def recording(model: NarrowModel, cells: int = 1) -> Iterator[Recorded]:
+    """Collect activations for as long as the block runs."""
+    layers = model.cross_attention()
+    found = Recorded({name: [] for name in layers}, {name: [] for name in layers})
 
-        def keep(_: nn.Module, args: tuple[Tensor], own: list[Tensor] = found[name]) -> None:
-            side = math.isqrt(args[0].shape[1])
-            picture = args[0].transpose(1, 2).unflatten(2, (side, side))
-            own.append(nn.functional.adaptive_avg_pool2d(picture, cells).flatten(2).transpose(1, 2))
+    def keep(name: str, h: Tensor) -> None:
+        side = math.isqrt(h.shape[1])
+        picture = h.transpose(1, 2).unflatten(2, (side, side))
+        parts = nn.functional.adaptive_avg_pool2d(picture, cells)
+        found.cells[name].append(parts.flatten(2).transpose(1, 2))
+        found.means[name].append(h.mean(1))
 
-        hooks.append(layer.to_out.register_forward_pre_hook(keep))
+    hooks = [
+        layer.to_out.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+        for name, layer in layers.items()
+    ]
     try:
         yield found
     finally:

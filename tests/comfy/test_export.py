@@ -35,6 +35,7 @@ from testbed.comfy.server import ComfyServer, Run
 from testbed.comfy.stock import (
     PIXELS,
     QUICK,
+    QUICK_ERASING,
     Loaded,
     effective_weight,
     execute,
@@ -397,7 +398,7 @@ def test_patch_checkpoint_lora_and_core_s_own_saving_give_one_picture(
             method="pure",
             strength=1.0,
             templates="{}\na photo of {}",
-            **QUICK._asdict(),
+            **QUICK_ERASING,
         ),
         "checkpoint": node(
             "PURE_SaveCheckpoint",

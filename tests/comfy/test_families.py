@@ -88,14 +88,8 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     plain = sample(model, clip, "a fox", steps=1)
     task = text_task(model, clip, FORGET, RETAIN, ["a thing"])
     for method in ("uce", "pure", "mosaic"):
-        if method in TEXT_METHODS:
-            eraser = fit_text(method, task)
-        else:
-            eraser = fit(
-                method,
-                forget,
-                retain,
-            )
+        on_text = method in TEXT_METHODS
+        eraser = fit_text(method, task) if on_text else fit(method, forget, retain)
         assert eraser.widths == sites.widths(text=eraser.side == "text")
         assert min(eraser.ranks.values()) > 0
         patched = patch(model, eraser).model
@@ -166,7 +160,5 @@ def test_stable_cascade_is_refused() -> None:
     config = comfy.supported_models.Stable_Cascade_B({"stable_cascade_stage": "b"})
     config.set_inference_dtype(torch.float32, None)
     model = ModelPatcher(config.get_model({}, "", device=META), CPU, CPU)
-    with pytest.raises(
-        ModelError, match="model: Stable_Cascade_B is not supported yet. Expected one of: U-Nets"
-    ):
+    with pytest.raises(ModelError, match="model: Stable_Cascade_B is not supported yet"):
         Sites.of(model)

@@ -29,6 +29,7 @@ from comfyui_pure.pure_core.errors import PureError
 
 from testbed.comfy.stock import (
     QUICK,
+    QUICK_ERASING,
     Loaded,
     effective_weight,
     execute,
@@ -154,7 +155,7 @@ def test_the_one_node_erases_a_list_of_concepts(
         strength=1.0,
         templates="{}\na photo of {}",
         max_rank=4,
-        **QUICK._asdict(),
+        **QUICK_ERASING,
     )
     neighbours = "\n".join(f"{each}\na photo of {each}" for each in NEIGHBOURS.splitlines())
     both = concepts[0].concatenate(concepts[1])

@@ -53,8 +53,10 @@ def expected(method: Method) -> set[str]:
 @pytest.mark.parametrize("renderer", RENDERERS)
 @pytest.mark.parametrize("node", TABLES)
 def test_only_the_chosen_methods_settings_are_shown(
-    editor: Editor, node: str, renderer: str
+    editor: Editor, node: str, renderer: str, comfy_version: tuple[int, ...]
 ) -> None:
+    if renderer == "nodes2" and comfy_version < (0, 30):
+        pytest.skip("the new nodes of that editor show all settings")
     editor.use(renderer)
     number = editor.page.evaluate(ADD, node)
     names = {each.id for each in NODES[node].GET_SCHEMA().inputs}

@@ -23,44 +23,73 @@ from comfyui_pure.nodes import (
     Patch,
     SaveEraser,
 )
-from comfyui_pure.nodes.defaults import METHOD, Fitting, Trajectory
-from comfyui_pure.nodes.prompts import KINDS, TEMPLATES
+from comfyui_pure.nodes.defaults import METHOD
+from comfyui_pure.nodes.host.pictures import to_image
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.concepts import KINDS, TEMPLATES
 from comfyui_pure.pure_core.errors import PureError
+from comfyui_pure.pure_core.report.canvas import Canvas
+from comfyui_pure.pure_core.report.picture import INK, MARGIN, WIDTH
+from comfyui_pure.pure_core.trajectory import Trajectory
 
 from dev.console import ROOT
-from testbed.comfy.stock import QUICK, Loaded, execute, pre_hooks, sample, with_lora
+from testbed.comfy.stock import QUICK, QUICK_ERASING, Loaded, execute, pre_hooks, sample, with_lora
 
 NODES = asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())
 
+TRAJECTORY = [name for name in Trajectory._fields if name != "cells"]
+
 TABLE = {
+    "PURE_EraseConcept": (
+        [
+            *("model", "clip", "concept", "neighbours", "kind", "method", "strength"),
+            *TRAJECTORY,
+            *("templates", "max_rank"),
+        ],
+        [
+            ("model", "MODEL"),
+            ("eraser", "PURE_ERASER"),
+            ("report", "IMAGE"),
+            ("summary", "STRING"),
+        ],
+    ),
     "PURE_Concept": (
         ["concept", "kind", "neighbours", "templates"],
-        [("forget", "STRING"), ("retain", "STRING")],
+        [
+            ("forget", "PURE_ANCHORS"),
+            ("retain", "PURE_ANCHORS"),
+            ("forget_text", "STRING"),
+            ("retain_text", "STRING"),
+        ],
     ),
     "PURE_Capture": (
-        ["model", "clip", "prompts", *Trajectory._fields],
+        ["model", "clip", "prompts", *TRAJECTORY, "cells"],
         [("activations", "PURE_ACTIVATIONS")],
     ),
     "PURE_Fit": (
         [
             *("forget", "retain", "method"),
-            *("forget_energy", "retain_energy", "keep", "damping", "overshoot"),
+            *("forget_energy", "retain_energy", "keep", "damping"),
+            *("overshoot", "reach", "shrinkage"),
+            "max_rank",
         ],
         [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
     ),
     "PURE_FitText": (
         [
-            *("clip", "model", "forget", "retain", "method"),
-            *("anchor", "erase", "preserve", "alpha"),
+            *("model", "clip", "forget", "retain", "method", "anchor"),
+            *("erase", "preserve", "alpha", "ridge", "tokens", "rounds", "recovery"),
+            *("threshold", "regularisation", "rotation"),
+            "max_rank",
         ],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_Patch": (
-        ["model", "eraser", "strength", "edit"],
+        ["model", "eraser", "strength", "edit", "layers", "contribution"],
         [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_CombineErasers": (
-        [*(f"eraser_{number}" for number in range(1, 9)), "mode", "retain"],
+        [*(f"eraser_{number}" for number in range(1, 9)), "mode", "retain", "max_rank"],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_ConcatenateActivations": (
@@ -72,11 +101,11 @@ TABLE = {
         ["activations_name"],
         [("activations", "PURE_ACTIVATIONS"), ("prompts", "STRING")],
     ),
-    "PURE_SaveEraser": (["eraser", "filename_prefix"], [("path", "STRING")]),
+    "PURE_SaveEraser": (["eraser", "filename_prefix", "joinable"], [("path", "STRING")]),
     "PURE_LoadEraser": (["eraser_name"], [("eraser", "PURE_ERASER"), ("summary", "STRING")]),
     **{
         name: (
-            ["ckpt_name", "eraser", "strength", "edit", "filename_prefix"],
+            ["ckpt_name", "eraser", "strength", "edit", "filename_prefix", "any_source"],
             [("path", "STRING")],
         )
         for name in ("PURE_SaveCheckpoint", "PURE_SaveDiffusers")
@@ -86,33 +115,9 @@ TABLE = {
         [("path", "STRING")],
     ),
     "PURE_Compare": (["before", "after"], [("comparison", "IMAGE")]),
-    "PURE_EraseConcept": (
-        ["model", "clip", "concept", "neighbours", "kind", "method", "strength"],
-        [
-            ("model", "MODEL"),
-            ("eraser", "PURE_ERASER"),
-            ("report", "IMAGE"),
-            ("summary", "STRING"),
-        ],
-    ),
 }
-"""Node id -> its first inputs and its outputs: saved workflows rely on them."""
-
-LATER = {
-    "PURE_Capture": ["cells"],
-    "PURE_Fit": ["max_rank", "shrinkage", "reach"],
-    "PURE_FitText": [
-        *("ridge", "tokens", "rounds", "recovery", "threshold", "regularisation"),
-        *("rotation", "max_rank"),
-    ],
-    "PURE_Patch": ["layers", "contribution"],
-    "PURE_CombineErasers": ["max_rank"],
-    "PURE_SaveEraser": ["joinable"],
-    "PURE_SaveCheckpoint": ["any_source"],
-    "PURE_SaveDiffusers": ["any_source"],
-    "PURE_EraseConcept": [*Trajectory._fields, "templates", "max_rank"],
-}
-"""Node id -> the inputs that follow those."""
+"""Node id -> its inputs in order and its outputs. Saved workflows rely on them: their widget
+values are told apart by their place."""
 
 CONCEPT = {
     "concept": "ball",
@@ -143,13 +148,13 @@ def erasers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def fitted(loaded: Loaded) -> dict[str, Any]:
     """One run of the open path: prompts, activations, eraser, report and summary."""
-    forget, retain = execute(Concept, **CONCEPT)
+    forget, retain, *_ = execute(Concept, **CONCEPT)
     activations = [
-        execute(Capture, model=loaded.model, clip=loaded.clip, prompts=text, **QUICK._asdict())[0]
-        for text in (forget, retain)
+        execute(Capture, model=loaded.model, clip=loaded.clip, prompts=each, **QUICK._asdict())[0]
+        for each in (forget, retain)
     ]
     eraser, report, summary = execute(
-        Fit, forget=activations[0], retain=activations[1], method="ridge", 
+        Fit, forget=activations[0], retain=activations[1], method="ridge"
     )
     return {
         "forget": activations[0],
@@ -163,7 +168,7 @@ def fitted(loaded: Loaded) -> dict[str, Any]:
 def test_ids_inputs_and_outputs_are_those_promised() -> None:
     found = {
         name: (
-            [each.id for each in inputs(schema)][: len(TABLE[name][0])],
+            [each.id for each in inputs(schema)],
             [(output.display_name, output.io_type) for output in schema.outputs],
         )
         for name, schema in schemas().items()
@@ -171,19 +176,16 @@ def test_ids_inputs_and_outputs_are_those_promised() -> None:
     assert found == TABLE
 
 
-def test_the_inputs_that_came_later_are_promised_too() -> None:
-    """Saved widget values are told apart by their place."""
-    found = {
-        name: [each.id for each in inputs(schema)][len(TABLE[name][0]) :]
+def test_advanced_inputs_are_optional() -> None:
+    advanced = [
+        (name, each)
         for name, schema in schemas().items()
-    }
-    assert {name: rest for name, rest in found.items() if rest} == LATER
-
-
-def test_every_input_beyond_the_promised_ones_is_optional() -> None:
-    for name, schema in schemas().items():
-        for each in inputs(schema)[len(TABLE[name][0]) :]:
-            assert each.optional and each.as_dict()["advanced"], (name, each.id)
+        for each in inputs(schema)
+        if each.as_dict().get("advanced")
+    ]
+    assert {name for name, _ in advanced} >= {"PURE_EraseConcept", "PURE_Capture", "PURE_Fit"}
+    for name, each in advanced:
+        assert each.optional, (name, each.id)
 
 
 def test_every_widget_explains_itself_and_has_bounds() -> None:
@@ -233,30 +235,70 @@ def test_every_node_has_its_help_page() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_concept_becomes_its_prompts(kind: str) -> None:
-    forget, retain = execute(
+    forget, retain, *texts = execute(
         Concept, concept=" Van \t Gogh ", kind=kind, neighbours="Monet\n\n Cezanne \n"
     )
     templates = TEMPLATES[kind]
-    assert forget.splitlines() == [each.replace("{}", "Van Gogh") for each in templates]
-    assert retain.splitlines() == [
+    assert forget == AnchorSet.phrased(["Van Gogh"], templates)
+    assert retain == AnchorSet.phrased(["Monet", "Cezanne"], templates)
+    assert forget.prompts == tuple(each.replace("{}", "Van Gogh") for each in templates)
+    assert forget.concepts == ("Van Gogh",)
+    assert texts[0].splitlines() == list(forget.prompts)
+    assert [line for line in texts[1].splitlines() if line] == [
         each.replace("{}", name) for name in ("Monet", "Cezanne") for each in templates
     ]
     assert len(templates) == (1 if kind == "custom" else 6)
 
 
 def test_several_concepts_are_told_apart_by_an_empty_line() -> None:
-    forget, retain = execute(
+    forget, retain, *texts = execute(
         Concept, concept="ball\n\n crate ", kind="object", neighbours="star", templates="{}\na {}"
     )
-    assert forget == "ball\na ball\n\ncrate\na crate"
-    assert retain == "star\na star"
+    assert texts == ["ball\na ball\n\ncrate\na crate", "star\na star"]
+    assert (forget.concepts, retain.concepts) == (("ball", "crate"), ("star",))
+    assert forget.owners == (0, 0, 1, 1)
 
 
 def test_own_templates_replace_those_of_the_kind() -> None:
-    forget, retain = execute(
+    forget, retain, *texts = execute(
         Concept, concept="ball", kind="object", neighbours="star", templates="\n{} run, {}!\n"
     )
-    assert (forget, retain) == ("ball run, ball!", "star run, star!")
+    assert texts == ["ball run, ball!", "star run, star!"]
+    assert (*forget.prompts, *retain.prompts) == tuple(texts)
+
+
+def test_typed_prompts_are_captured_like_connected_ones(
+    loaded: Loaded, fitted: dict[str, Any]
+) -> None:
+    """A concept that is only typed is called by its first prompt."""
+    *_, text = execute(Concept, **CONCEPT)
+    given = {"model": loaded.model, "clip": loaded.clip, **QUICK._asdict()}
+    (typed,) = execute(Capture, prompts=text, **given)
+    connected = fitted["retain"]
+    assert typed.prompts == connected.prompts
+    assert typed.anchors.concepts == ("star", "heart") == connected.anchors.concepts
+    assert {each.phrasing for each in typed.anchors} == {""}
+    assert {each.phrasing for each in connected.anchors} == {"{}", "a photo of {}"}
+    for name, rows in typed.rows.items():
+        assert torch.equal(rows, connected.rows[name])
+
+
+def test_titles_name_the_concept_and_not_its_first_prompt(loaded: Loaded) -> None:
+    """No phrasing of a style is the bare name."""
+    given = {"concept": "Okimura", "kind": "style", "neighbours": "blueprint\nmosaic tiles"}
+    forget, retain, *_ = execute(Concept, **given)
+    captured = [
+        execute(Capture, model=loaded.model, clip=loaded.clip, prompts=each, **QUICK._asdict())[0]
+        for each in (forget, retain)
+    ]
+    output = Fit.EXECUTE_NORMALIZED(forget=captured[0], retain=captured[1], method="ridge")
+    eraser, picture, summary = output.result
+    assert eraser.provenance.concepts == ("Okimura",)
+    assert summary.startswith("Erases Okimura.")
+    assert output.ui["pure_report"][0]["concept"] == "Okimura"
+    title = Canvas(WIDTH, 52)
+    title.text((MARGIN, 36), "Erase: Okimura", 24, INK)
+    assert torch.equal(to_image(title.pixels())[0], picture[0, :52])
 
 
 @pytest.mark.parametrize(
@@ -282,7 +324,7 @@ def test_the_open_path_and_the_one_node_agree(loaded: Loaded, fitted: dict[str, 
         method="ridge",
         strength=1.0,
         **CONCEPT,
-        **QUICK._asdict(),
+        **QUICK_ERASING,
     )
     patched, _, patched_how = execute(
         Patch, model=loaded.model, eraser=fitted["eraser"], strength=1.0, edit="as fitted"
@@ -309,8 +351,7 @@ def test_the_report_is_a_picture_and_a_text(fitted: dict[str, Any]) -> None:
 
 
 def test_pure_works_without_neighbours_and_says_what_that_means(fitted: dict[str, Any]) -> None:
-    settings = Fitting()._asdict()
-    eraser, _, summary = execute(Fit, forget=fitted["forget"], method="pure", **settings)
+    eraser, _, summary = execute(Fit, forget=fitted["forget"], method="pure")
     assert eraser.provenance.edit == "keys and values"
     assert "retain" in summary
 
@@ -325,7 +366,7 @@ def test_an_unknown_choice_names_its_input(loaded: Loaded, fitted: dict[str, Any
             **CONCEPT,
             method="magic",
             strength=1.0,
-            **QUICK._asdict(),
+            **QUICK_ERASING,
         )
     with pytest.raises(PureError, match="edit: expected one of as fitted, "):
         execute(Patch, model=model, eraser=eraser, strength=1.0, edit="queries")
@@ -362,7 +403,6 @@ def test_a_bad_fit_names_its_input(
         "forget": fitted["forget"],
         "retain": fitted["retain"],
         "method": METHOD,
-        ,
     }
     with pytest.raises(PureError, match=message):
         execute(Fit, **{**given, **change})
@@ -378,16 +418,10 @@ def test_forget_and_retain_of_different_origin_are_refused(
     for other, message in (
         (retain(seed=1), "seed 0 / 1"),
         (retain(steps=5), "steps 4 / 5"),
-        (retain(with_lora(loaded.model)), "source_fingerprint"),
+        (retain(with_lora(loaded.model)), r"what was patched into .*\(LoRA"),
     ):
         with pytest.raises(PureError, match=f"forget and retain.*{message}"):
-            execute(
-                Fit,
-                forget=fitted["forget"],
-                retain=other,
-                method="ridge",
-                ,
-            )
+            execute(Fit, forget=fitted["forget"], retain=other, method="ridge")
 
 
 def test_saving_counts_up_and_loading_gives_the_same(fitted: dict[str, Any], erasers: Path) -> None:
@@ -437,12 +471,13 @@ def test_a_file_saved_again_is_read_again(fitted: dict[str, Any], erasers: Path)
     path = Path(execute(SaveEraser, eraser=fitted["eraser"], filename_prefix="ball")[0])
     before = LoadEraser.fingerprint_inputs(eraser_name=path.name)
     assert LoadEraser.fingerprint_inputs(eraser_name=path.name) == before
-    weaker = fitted["eraser"].strength(0.5)
+    weaker = fitted["eraser"].applied(0.5)
     other = Path(execute(SaveEraser, eraser=weaker, filename_prefix="weak")[0])
     other.replace(path)
     assert LoadEraser.fingerprint_inputs(eraser_name=path.name) != before
     again, _ = execute(LoadEraser, eraser_name=path.name)
     assert again.fingerprint == weaker.fingerprint
+    assert again.strength == 0.5
 
 
 def test_comparison_lays_pairs_side_by_side() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from testbed.comfy.server import ComfyServer, Message, Prompt, Run, ServerError
-from testbed.comfy.stock import PIXELS, QUICK
+from testbed.comfy.stock import PIXELS, QUICK, QUICK_ERASING
 
 Graph = dict[str, dict[str, Any]]
 
@@ -60,7 +60,7 @@ def erase(**change: Any) -> dict[str, Any]:
         "method": "ridge",
         "strength": 1.0,
         "templates": "{}\na photo of {}",
-        **QUICK._asdict(),
+        **QUICK_ERASING,
     }
     return node("PURE_EraseConcept", **{**given, **change})
 

@@ -10,7 +10,7 @@ import pytest
 from comfyui_pure.nodes import EraseConcept
 from comfyui_pure.nodes.host.capture import memory
 
-from testbed.comfy.stock import QUICK, Loaded, execute, with_lora, with_wrapper
+from testbed.comfy.stock import QUICK_ERASING, Loaded, execute, with_lora, with_wrapper
 
 CONCEPT = {
     "concept": "ball",
@@ -33,8 +33,7 @@ class Watched:
     def erase(self, method: str = "ridge", strength: float = 1.0, **more: Any) -> tuple[Any, int]:
         """The eraser, and how many model calls it took."""
         before = self.calls
-        given = {**CONCEPT, **QUICK._asdict(), **more}
-        del given["cells"]  # the method chooses them
+        given = {**CONCEPT, **QUICK_ERASING, **more}
         outputs = execute(
             EraseConcept,
             model=self.model,

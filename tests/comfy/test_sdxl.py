@@ -25,6 +25,7 @@ import nodes
 from testbed.comfy.families import FAMILIES, randomise, small, text_encoder
 from testbed.comfy.stock import (
     QUICK,
+    QUICK_ERASING,
     base_weight,
     effective_weight,
     execute,
@@ -181,7 +182,7 @@ def test_a_concept_is_erased_from_keys_and_values(model: ModelPatcher, clip: com
         kind="object",
         method="pure",
         strength=1.0,
-        **QUICK._asdict(),
+        **QUICK_ERASING,
     )
     for site in Sites.of(model).sites:
         factors = eraser.layers[site.name]

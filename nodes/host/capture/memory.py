@@ -18,8 +18,7 @@ from comfy.sd import CLIP
 from ....pure_core.activations import Activations
 from ....pure_core.concepts import Anchors
 from ....pure_core.trajectory import Trajectory
-from ..identity import identity
-from ..sites import Sites
+from ..identity import fingerprint
 from .run import capture_both
 
 MOST = 2
@@ -60,8 +59,7 @@ def remembered_capture(
     Raises:
         As `capture` does; then nothing is remembered.
     """
-    sites = Sites.of(model)
-    key = (identity(model, sites).fingerprint, anchors, trajectory._replace(cells=1))
+    key = (fingerprint(model, clip), anchors, trajectory._replace(cells=1))
     entries = remembered.setdefault(model, [])
     for entry in entries:
         if entry.key == key and trajectory.cells in (1, entry.asked):

@@ -16,6 +16,12 @@ from ..sites import Sites
 from .error import CaptureError
 from .grid import Grid, Pooled
 
+IN_PIECES = (
+    "A patch upstream runs the model on one part of the picture after the other, as tiled "
+    "diffusion does, and no part stands for the whole. Connect the model as it is before that "
+    "patch, and put the patch behind PURE."
+)
+
 
 class Window(NamedTuple):
     """The rows of the model call under way that are to be recorded."""
@@ -53,7 +59,14 @@ class Recorder:
         call: dict[str, Any],
     ) -> Tensor:
         """ComfyUI's model function wrapper; `inner` is the one that was there before."""
-        self._window = self._open(call["cond_or_uncond"], float(call["timestep"][0]))
+        window = self._open(call["cond_or_uncond"], float(call["timestep"][0]))
+        size = tuple(call["input"].shape[-2:])
+        if window is not None and size != self._grid.size:
+            raise CaptureError(
+                f"model: it was called with {_size(size)} cells of the latent, expected all "
+                f"{_size(self._grid.size)}. {IN_PIECES}"
+            )
+        self._window = window
         try:
             if inner is not None:
                 return inner(apply_model, call)
@@ -73,8 +86,10 @@ class Recorder:
     def hear(self, site: str, h: Tensor) -> None:
         """One site's h of the model call under way, (rows, positions, d)."""
         window = self._window
-        if window is None or (site, window.step) in self._rows:
+        if window is None:
             return
+        if (site, window.step) in self._rows:
+            raise CaptureError(f"model: layer {site} ran twice in one model call. {IN_PIECES}")
         if h.shape[0] != window.total:
             raise CaptureError(
                 f"model: layer {site} was run with {h.shape[0]} rows, expected "
@@ -107,6 +122,10 @@ class Recorder:
                     "--force-fp32 or --force-upcast-attention)."
                 )
         return self._rows
+
+
+def _size(cells: tuple[int, ...]) -> str:
+    return " x ".join(map(str, cells))
 
 
 @contextmanager

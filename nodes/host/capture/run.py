@@ -17,7 +17,7 @@ from ....pure_core.activations import ActivationCollector, Activations
 from ....pure_core.anchors import AnchorSet
 from ....pure_core.concepts import Anchors
 from ....pure_core.trajectory import Trajectory
-from ..conditioning import encode, stack
+from ..conditioning import encode, encode_anchors, stack
 from ..identity import identity
 from ..sites import Sites
 from . import batches as batching
@@ -41,7 +41,8 @@ def capture(
     Raises:
         CaptureError, TrajectoryError: no prompts, settings out of range, invalid numbers in the
             model, or sites whose activations did not come by.
-        ModelError: a model of no known family, or no text encoder.
+        ModelError: a model of no known family, or no text encoder or that of another model.
+        PromptError: a concept or a textual inversion of which the text encoder reads nothing.
         InterruptProcessingException: the person cancelled.
     """
     if not anchors:
@@ -51,8 +52,10 @@ def capture(
         )
     sites = Sites.of(model)
     trajectory = for_model(trajectory, model, sites)
-    collector = ActivationCollector(sites.widths(), anchors, trajectory, identity(model, sites))
-    encoded = [encode(clip, each.prompt) for each in anchors]
+    encoded = encode_anchors(clip, anchors, sites)
+    collector = ActivationCollector(
+        sites.widths(), anchors, trajectory, identity(model, sites, clip)
+    )
     empty = encode(clip, "")
     noise = starting_noise(model, sites, trajectory)
     sigmas = noise_levels(model, trajectory)

@@ -1,0 +1,44 @@
+"""What benchmarks share: where results are, tables of them, and methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from testbed.comfy import inprocess
+
+inprocess.enter()
+
+from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.fitting import fit, fit_text
+from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
+from comfyui_pure.pure_core.text import TextTask
+
+from testbed.comfy.shipped import Captured
+from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
+
+MOST_CELLS = max(method.cells for method in METHODS.values())
+"""With these a capture serves every method."""
+
+
+def fit_method(
+    method: str,
+    captured: Callable[[], Captured],
+    task: Callable[[], TextTask],
+    settings: Mapping[str, Any],
+) -> Eraser:
+    """An eraser by any method, from what that method takes."""
+    if method in TEXT_METHODS:
+        return fit_text(method, task(), **settings)
+    return fit(method, *captured(), **settings)
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
