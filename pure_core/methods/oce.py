@@ -7,8 +7,8 @@ projection is multiplied by the rotation R = U V^T from the singular value decom
 
 with G and G* the projections onto the values W c of concept and anchors, c_p the retained prompts'
 last tokens and C_g the second moment of ordinary prompts' tokens. Only the ratios matter: here
-l = 1, `rotation` = e / l, `general` = g / l and `preserve_values` = p / l. The authors use
-other values for every kind of concept: the defaults are those for objects, a preset has each.
+l = 1, `rotation` = e / l, `general` = g / l and `preserve_values` = p / l. The authors' differ a
+lot between kinds of concepts: defaults are those for objects, presets those for all kinds.
 
 As in the authors' code: values only, and where det R < 0 the last column is negated. Differences:
 their ordinary prompts are 30 000 captions of photographs, here the retain prompts, with start and

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pure_core.anchors import AnchorSet
+from pure_core.anchors import Anchor, AnchorSet
 from pure_core.bases import fit_basis
 from pure_core.eraser import Eraser, LayerEraser
 from pure_core.errors import FitError
@@ -20,7 +20,7 @@ from pure_core.families import ROLES
 from pure_core.fitting import fit_text
 from pure_core.methods import TEXT_METHODS
 from pure_core.methods.cure import cure_factors
-from pure_core.methods.double_projections import outside_of, proxy
+from pure_core.methods.double_projections import names, outside_of, proxy
 from pure_core.methods.oce import oce_rotation
 from pure_core.methods.pure import pure_factors
 from pure_core.methods.rece import recovered, weight_moment
@@ -241,8 +241,10 @@ def all_weights(task: TextTask) -> dict[tuple[str, str], Tensor]:
     }
 
 
-def dense_rece(task: TextTask, rounds: int, recovery: float, **at: float) -> dict:
-    """Equation by equation on the weights of every layer, never on E."""
+def dense_rece(
+    task: TextTask, rounds: int, recovery: float, again: dict[str, float], **at: float
+) -> dict:
+    """Equation by equation on the weights of every layer, never on E; `again` in the rounds."""
     c, there, kept = last(task.forget), last(task.anchor), last(task.retain)
     original = all_weights(task)
     now = {which: dense_uce(w, c, there, kept, **at) for which, w in original.items()}
@@ -250,7 +252,7 @@ def dense_rece(task: TextTask, rounds: int, recovery: float, **at: float) -> dic
         seen = sum(w.T @ w for w in now.values()) + recovery * EYE
         crossed = sum(w.T @ original[which] for which, w in now.items())
         found = [torch.linalg.inv(seen) @ crossed @ each for each in c]
-        now = {which: dense_uce(w, found, there, kept, **at) for which, w in now.items()}
+        now = {which: dense_uce(w, found, there, kept, **again) for which, w in now.items()}
     return now
 
 
@@ -258,9 +260,12 @@ def dense_rece(task: TextTask, rounds: int, recovery: float, **at: float) -> dic
 @pytest.mark.parametrize(("rounds", "recovery"), [(1, 0.1), (3, 1e-3), (5, 2.0)])
 def test_rece_is_its_rounds_on_the_weights(name, rounds, recovery):
     task, at = TASKS[name], {"erase": 1.0, "preserve": 0.3, "ridge": 0.5}
-    expected = dense_rece(task, rounds, recovery, **at)
-    eraser = fit_text("rece", task, rounds=rounds, recovery=recovery, **at)
-    assert_edits(task, eraser, lambda *which: expected[which[:2]])
+    settings = {"rounds": rounds, "recovery": recovery, **at}
+    for again in ({"preserve": 0.1, "ridge": 0.1}, {"preserve": 0.7, "ridge": 0.4}):
+        expected = dense_rece(task, rounds, recovery, again, **at)
+        chosen = {f"round_{each}": value for each, value in again.items()}
+        eraser = fit_text("rece", task, **settings, **(chosen if again["ridge"] != 0.1 else {}))
+        assert_edits(task, eraser, lambda *which, wanted=expected: wanted[which[:2]])
 
 
 @pytest.mark.parametrize("tokens", ["last", "last and after"])
@@ -303,13 +308,16 @@ def test_every_round_makes_the_concept_harder_to_recover(name):
     task = TASKS[name]
     c, before = last(task.forget), all_weights(task)
     moment = weight_moment(task, lambda done, total: None)
-    missed = []
-    for rounds in range(5):
-        edit = edited_identity(fit_text("rece", task, rounds=rounds))
+
+    def missed(rounds: int, **weights: float) -> float:
+        edit = edited_identity(fit_text("rece", task, rounds=rounds, **weights))
         found = recovered(c, edit, moment, 0.1)
         gaps = [(w @ edit) @ found.T - w @ c.T for w in before.values()]
-        missed.append(float(sum(gap.square().sum() for gap in gaps) + 0.1 * found.square().sum()))
-    assert missed == sorted(missed) and missed[-1] > 1.5 * missed[0]
+        return float(sum(gap.square().sum() for gap in gaps) + 0.1 * found.square().sum())
+
+    careful = [missed(rounds, round_ridge=0.5, round_preserve=1.0) for rounds in range(5)]
+    assert careful == sorted(careful) and careful[-1] > 1.5 * careful[0]
+    assert missed(1) > careful[1]  # the authors' weights go further in one round
 
 
 # SPEED
@@ -377,9 +385,11 @@ def test_speed_keeps_those_retained_prompts_that_the_edit_would_change_most():
     change = w @ (mean_outer(there, c) - s) @ torch.linalg.inv(EYE + s)
 
     def sizes(vectors: Tensor) -> Tensor:
-        return torch.stack([(change @ each).square().sum() for each in vectors])
+        return torch.stack([(change @ each).norm() for each in vectors])
 
     chosen = retain[sizes(retain) >= sizes(retain).mean()]
+    squares = sizes(retain).square()
+    assert len(chosen) > int((squares >= squares.mean()).sum())  # norms, not their squares
     found = influenced(w, c, there, retain)
     assert 0 < len(chosen) < len(retain)
     assert torch.equal(found[: len(chosen)], chosen)
@@ -405,7 +415,9 @@ def test_speed_holds_the_start_token_and_three_centres_of_the_padding():
 # OCE
 
 
-def dense_objective(w: Tensor, task: TextTask, rotation: float, preserve: float) -> Tensor:
+def dense_objective(
+    w: Tensor, task: TextTask, rotation: float, general: float, preserve: float
+) -> Tensor:
     """M, with projections by pseudoinverses and moments by sums."""
     concept, there = (w @ last(each).T for each in (task.forget, task.anchor))
     g, g_there = (each @ torch.linalg.pinv(each, rtol=1e-9) for each in (concept, there))
@@ -413,7 +425,12 @@ def dense_objective(w: Tensor, task: TextTask, rotation: float, preserve: float)
     tokens = torch.cat([rows[: end + 1] for rows, end in pairs])
     kept = w @ last(task.retain).T
     turning = -rotation * g @ (torch.eye(len(w)).double() - g_there)
-    return turning + w @ mean_outer(tokens, tokens) @ w.T + preserve * kept @ kept.T + w @ w.T
+    return (
+        turning
+        + general * w @ mean_outer(tokens, tokens) @ w.T
+        + preserve * kept @ kept.T
+        + w @ w.T
+    )
 
 
 def polar(m: Tensor) -> Tensor:
@@ -426,11 +443,15 @@ def polar(m: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", WITH_RETAIN)
-@pytest.mark.parametrize(("rotation", "preserve"), [(200.0, 1.0), (5.0, 0.0), (20.0, 3.0)])
-def test_oce_turns_the_values_by_the_polar_factor(name, rotation, preserve):
+@pytest.mark.parametrize(
+    ("rotation", "general", "preserve"),
+    [(200.0, 1.0, 1.0), (5.0, 1.0, 0.0), (20.0, 4.0, 3.0), (300.0, 0.0, 0.1)],
+)
+def test_oce_turns_the_values_by_the_polar_factor(name, rotation, general, preserve):
     task = TASKS[name]
-    eraser = fit_text("oce", task, rotation=rotation, preserve=preserve)
-    wanted = [polar(dense_objective(w, task, rotation, preserve)) @ w for w in values(task)]
+    eraser = fit_text("oce", task, rotation=rotation, general=general, preserve_values=preserve)
+    objectives = [dense_objective(w, task, rotation, general, preserve) for w in values(task)]
+    wanted = [polar(each) @ w for each, w in zip(objectives, values(task), strict=True)]
     after = edited(task, eraser)
     assert eraser.side == "activations" and all(which[1] == "values" for which in after)
     for found, expected, before in zip(after.values(), wanted, values(task), strict=True):
@@ -446,7 +467,7 @@ def turned(task: TextTask, layer: str, rotation: float, preserve: float = 1.0) -
     w = task.model.weight_of(layer, "values").double()
     ordinary = mean_outer(task.retain.read, task.retain.read)
     parts = (last(each) @ w.T for each in (task.forget, task.anchor, task.retain))
-    return oce_rotation(w, *parts, ordinary, rotation=rotation, preserve=preserve)
+    return oce_rotation(w, *parts, ordinary, rotation=rotation, general=1.0, preserve=preserve)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -461,7 +482,8 @@ def test_oce_is_a_rotation(layer, rotation):
 def test_no_other_rotation_fits_the_objective_of_oce_better(layer):
     task, d = TASKS["usual"], LAYERS[layer]
     found = turned(task, layer, 0.3)
-    objective = dense_objective(task.model.weight_of(layer, "values").double(), task, 0.3, 1.0)
+    w = task.model.weight_of(layer, "values").double()
+    objective = dense_objective(w, task, 0.3, 1.0, 1.0)
     best = torch.trace(found.T @ objective)
     assert best == pytest.approx(float(torch.linalg.svdvals(objective).sum()))
     for seed in range(9):
@@ -473,10 +495,10 @@ def test_no_other_rotation_fits_the_objective_of_oce_better(layer):
 def test_oce_at_its_limits():
     task = TASKS["usual"]
     assert_still(task, fit_text("oce", task, rotation=1e-6))
-    kept = beyond("oce", task, rotation=0.1, preserve=1e6)
+    kept = beyond("oce", task, rotation=0.1, preserve_values=1e6)
     assert changes(task, kept) > 1e-4
     few = replace(task, retain=encoded("a dog", "a fox"))
-    assert_still(few, beyond("oce", few, rotation=0.1, preserve=1e7), last(few.retain))
+    assert_still(few, beyond("oce", few, rotation=0.1, preserve_values=1e7), last(few.retain))
 
 
 WIDE = {"middle_block.1.transformer_blocks.0.attn2": 32}
@@ -498,13 +520,13 @@ def test_oce_turns_nothing_in_a_wide_layer_that_no_value_reaches():
 
 
 def dense_double_projections(w: Tensor, task: TextTask) -> Tensor:
-    """Token after token on the weights so far."""
+    """Token after token on the weights so far, of one prompt a concept."""
     if task.retain is not None:
         frame, sizes, _ = torch.linalg.svd(words(task.retain).T, full_matrices=True)
         free = frame[:, int((sizes > 1e-6).sum()) :]
-    for rows, end, anchor, stop in zip(
-        task.forget.vectors, task.forget.ends, task.anchor.vectors, task.anchor.ends, strict=True
-    ):
+    for number in names(task.forget.anchors):
+        rows, end = task.forget.vectors[number], task.forget.ends[number]
+        anchor, stop = task.anchor.vectors[number], task.anchor.ends[number]
         s = (anchor[1:stop] if stop > 1 else anchor[1:2]).T
         for c in rows[1:end]:
             there = s @ torch.linalg.pinv(s.T @ s) @ s.T @ c if s.shape[1] > 1 else s[:, 0]
@@ -519,6 +541,19 @@ def dense_double_projections(w: Tensor, task: TextTask) -> Tensor:
 def test_double_projections_edits_token_after_token(task):
     eraser = fit_text("double projections", task)
     assert_edits(task, eraser, lambda *at: dense_double_projections(at[2], task))
+
+
+def test_double_projections_edits_the_bare_name_of_every_concept_or_else_the_shortest_prompt():
+    phrased = AnchorSet.phrased(["a cat", "tower"], ["a photo of {}", "{}", "{}s"])
+    assert names(phrased) == [1, 4]
+    nameless = AnchorSet(
+        tuple(Anchor(prompt, "Rex") for prompt in ("a photo of Rex", "big Rex", "art of Rex"))
+    )
+    assert names(nameless + phrased) == [1, 4, 7]
+    alone, phrasings = text_task(("cat",)), text_task(("cat", "a photo of a cat", "one small cat"))
+    one, other = (edited(task, fit_text("double projections", task)) for task in (alone, phrasings))
+    for which, weight in one.items():
+        assert torch.equal(weight, other[which])
 
 
 def test_double_projections_leaves_retained_tokens_alone():
@@ -638,7 +673,9 @@ def test_rows_are_the_forget_tokens_second_moment():
         ("speed", {"threshold": 0.0}),
         ("speed", {"regularisation": 0.0}),
         ("oce", {"rotation": 0.0}),
-        ("oce", {"preserve": -1.0}),
+        ("oce", {"preserve_values": -1.0}),
+        ("oce", {"general": -1.0}),
+        ("rece", {"round_ridge": 0.0}),
     ],
 )
 def test_settings_outside_their_range_are_refused(method, settings):
