@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -33,7 +32,7 @@ from torch import Tensor
 
 import nodes
 from testbed.comfy import families
-from testbed.comfy.stock import QUICK, Loaded, execute, load, sample, with_lora, with_wrapper
+from testbed.comfy.stock import QUICK, Loaded, execute, load, sample, with_wrapper
 
 BALL = AnchorSet.phrased(["ball"], ["{}", "a photo of {}"])
 SHORT = QUICK._replace(latents=1, run_steps=1)
