@@ -85,7 +85,7 @@ def combine(
     for other in erasers[1:]:
         if erasers[0].side == other.side:
             require_same_widths(erasers[0].widths, other.widths)
-    if mode == "joint":
+    if chosen_mode(mode) == "joint":
         # Sums are rounded in their order: sorted, so that not even a bit depends on it.
         ordered = sorted(
             erasers, key=lambda each: (each.provenance.forget.prompts, each.fingerprint)
