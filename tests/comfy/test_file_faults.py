@@ -145,10 +145,10 @@ def test_with_metadata_they_are(folders, loaded):
 
 
 def test_an_eraser_fitted_under_a_lora_is_refused_on_the_bare_file(folders, checkpoint):
-    bare = load(folders / "checkpoints" / "model.safetensors").model
+    bare, clip, _ = load(folders / "checkpoints" / "model.safetensors")
     under_lora, erased = with_lora(bare), patch(bare, random_eraser(bare)).model
     for model, patched in ((bare, False), (under_lora, True), (erased, True)):
-        found = identity(model, Sites.of(model))
+        found = identity(model, Sites.of(model), clip)
         assert found.patched is patched
         made = random_eraser(bare)
         eraser = replace(made, provenance=replace(made.provenance, model=found))
