@@ -20,24 +20,29 @@ export function learnMethods(type, inputs) {
 export function showOnlyTheMethods(node) {
     const method = node.widgets?.find((widget) => widget.name === "method")
     if (!method) return
+    let isSaved = false // a node from a workflow keeps the size that it has there
     const show = () => {
         for (const widget of node.widgets) {
             const users = usersOf.get(node.comfyClass)?.get(widget.name)
             if (users) setHidden(widget, !users.includes(method.value) && !isLinked(node, widget))
         }
-        redraw(node)
     }
     const callback = method.callback
     method.callback = function (...values) {
         callback?.apply(this, values)
         show()
+        fit(node)
     }
     const configured = node.onConfigure
     node.onConfigure = function (...values) {
         configured?.apply(this, values)
+        isSaved = true
         show()
     }
-    setTimeout(show) // the node is whole then
+    setTimeout(() => { // the node is whole then
+        show()
+        if (!isSaved) fit(node)
+    })
 }
 
 /** A setting that another node gives stays visible, with its link. */
@@ -58,7 +63,7 @@ function setHidden(widget, hidden) {
 }
 
 /** Makes the node as high as its widgets need. */
-function redraw(node) {
+function fit(node) {
     const [, height] = node.computeSize()
     node.setSize?.([node.size[0], height])
     app.canvas?.setDirty(true, true)
