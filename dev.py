@@ -5,6 +5,7 @@
     python3 dev.py demo      erase three concepts, write before/after pictures and a table
     python3 dev.py test      every check and test, on ComfyUI 0.30.0 and 0.3.75
     python3 dev.py serve     open ComfyUI with the plugin, the model and the example workflows
+    python3 dev.py docs      write the tables of the docs that methods declare themselves
     python3 dev.py run FILE  run a Python file inside ComfyUI, without a server
 
 Needs Python >= 3.10 and nothing else; `python3 dev.py --help` lists the choices.

@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("test", "run every check and test", "both", "pytest")
     serve = add("serve", "open ComfyUI with the plugin and the model", NEWEST, "ComfyUI")
     serve.add_argument("--port", type=int, default=8188, help="on 127.0.0.1 (default: 8188)")
+    add("docs", "write the tables of the docs that methods declare themselves", NEWEST)
     script = add("run", "run a Python file inside ComfyUI, without a server", NEWEST, "the file")
     script.add_argument("file", help="the Python file")
     return top
@@ -147,6 +148,12 @@ def serve(options: argparse.Namespace) -> int:
         return process.wait()
 
 
+def docs(options: argparse.Namespace) -> int:
+    """Write what the docs say of methods."""
+    comfy = comfyui.provide(options.comfy)[0]
+    return attend([comfy.python, "-m", "dev.method_docs"], comfy.environment(options.device))
+
+
 def run_file(options: argparse.Namespace) -> int:
     """Run a file as `__main__` in the process of a ComfyUI that serves nothing."""
     status = 0
@@ -187,4 +194,11 @@ def wait_for(address: str, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-COMMANDS = {"setup": setup, "demo": demo, "test": test, "serve": serve, "run": run_file}
+COMMANDS = {
+    "setup": setup,
+    "demo": demo,
+    "test": test,
+    "serve": serve,
+    "docs": docs,
+    "run": run_file,
+}

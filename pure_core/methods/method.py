@@ -61,9 +61,9 @@ class Setting:
         """In words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        kind = "a whole number " if self.whole else ""
-        least = f"{'above ' if self.above else ''}{self.least:g}"
-        return f"{kind}from {least} to {self.most:g}"
+        kind = "a whole number, " if self.whole else ""
+        least, most = number(self.least), number(self.most)
+        return kind + (f"above {least}, up to {most}" if self.above else f"from {least} to {most}")
 
     def check(self, value: Value) -> None:
         """Raise FitError unless the value is in its range."""
@@ -74,6 +74,11 @@ class Setting:
         fits = self.least <= number <= self.most and not (self.above and number == self.least)
         if not fits or (self.whole and number != int(number)):
             raise FitError(f"{self.name}: expected {self.range}, got {value}.")
+
+
+def number(value: Value) -> str:
+    """A setting's value as people write it."""
+    return value if isinstance(value, str) else f"{value:.10g}"
 
 
 class Remedies(NamedTuple):

@@ -6,8 +6,7 @@ with M P_R = P_R (the authors' later manuscript, where the method is called CASE
 
 That manuscript names ranges of the forget energy, 0.95 to 0.99 on SDXL and 0.50 to 0.99 on FLUX
 without retain anchors, 100 rows for every anchor, and a retain energy of its own, whose value it
-does not give. The project's small U-Net needs 0.9999 and 0.3, the defaults. On trained models that
-were tried, 0.99 to 0.999 with 0.7 erased what these defaults do with less harm.
+does not give. The project's small U-Net needs 0.9999 and 0.3, the defaults.
 
 Of several concepts, V_F is one basis over the rows of all.
 """

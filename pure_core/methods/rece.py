@@ -128,7 +128,7 @@ def _text(left: Tensor, right: Tensor) -> LayerEraser:
 
 def _preset(rounds: int, recovery: float) -> dict[str, Value]:
     weights = {each.name: each.default for each in (ROUND_RIDGE, ROUND_PRESERVE)}
-    return {**weights, ROUNDS.name: rounds, RECOVERY.name: recovery}
+    return {ROUNDS.name: rounds, RECOVERY.name: recovery, **weights}
 
 
 METHOD = TextMethod(

@@ -181,7 +181,7 @@ def test_progress_is_told_in_layers(make_activations):
 
 @pytest.mark.parametrize("shrinkage", [0.0, -0.1, 1.1, float("nan"), float("inf")])
 def test_a_shrinkage_outside_its_range_is_refused(make_activations, shrinkage):
-    with pytest.raises(FitError, match="shrinkage: expected from above 0 to 1"):
+    with pytest.raises(FitError, match="shrinkage: expected above 0, up to 1"):
         fit("leace", make_activations(seed=1), make_activations(seed=2), shrinkage=shrinkage)
 
 

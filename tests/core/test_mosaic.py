@@ -106,7 +106,7 @@ def test_joined_it_is_what_fitting_together_gives(make_activations, reach):
     ("settings", "message"),
     [
         ({"keep": -1.0}, "keep: expected from 0 to 1000"),
-        ({"damping": 0.0}, "damping: expected from above 0 to 10"),
+        ({"damping": 0.0}, "damping: expected above 0, up to 10"),
         ({"reach": -0.1}, "reach: expected from 0 to 5"),
         ({"reach": float("nan")}, "reach: expected from 0 to 5"),
     ],

@@ -106,9 +106,9 @@ def test_the_fitted_eraser_is_made_of_both_bases(make_activations):
 
 @pytest.mark.parametrize("energy", [0.0, -1.0, 1.5])
 def test_energies_outside_their_range_name_the_input(make_activations, energy):
-    with pytest.raises(FitError, match="forget_energy: expected from above 0 to 1"):
+    with pytest.raises(FitError, match="forget_energy: expected above 0, up to 1"):
         fit("pure", make_activations(), make_activations(seed=2), forget_energy=energy)
-    with pytest.raises(FitError, match="retain_energy: expected from above 0 to 1"):
+    with pytest.raises(FitError, match="retain_energy: expected above 0, up to 1"):
         fit("pure", make_activations(), make_activations(seed=2), retain_energy=energy)
 
 

@@ -162,9 +162,9 @@ def test_a_thin_product_keeps_only_the_numerical_rank():
     [
         ({"keep": -0.1}, "keep: expected from 0 to 1000"),
         ({"keep": float("nan")}, "keep: expected from 0 to 1000"),
-        ({"damping": 0.0}, "damping: expected from above 0 to 10"),
+        ({"damping": 0.0}, "damping: expected above 0, up to 10"),
         ({"overshoot": 0.0}, "overshoot: expected from 0.1 to 5"),
-        ({"damping": float("inf")}, "damping: expected from above 0 to 10"),
+        ({"damping": float("inf")}, "damping: expected above 0, up to 10"),
     ],
 )
 def test_settings_outside_their_range_are_refused(make_activations, settings, message):
