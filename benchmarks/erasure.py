@@ -165,11 +165,12 @@ def _sum(results: Iterable[Result]) -> Scores:
 
 
 def settings_of(method: str, kind: str, authors: bool) -> Mapping[str, Any] | None:
-    """What a method is run with; None if it has nothing of its authors for that kind."""
+    """What a method is run with; None if its authors say nothing for that kind."""
+    known = {**METHODS, **TEXT_METHODS}.get(method)
     if not authors:
         return {}
-    known = TEXT_METHODS.get(method)
-    return None if known is None else known.presets.get(kind)
+    preset = None if known is None else known.preset_for_kind.get(kind)
+    return None if known is None or preset is None else known.presets[preset]
 
 
 def measure(model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int) -> None:

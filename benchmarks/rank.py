@@ -116,6 +116,9 @@ def main() -> None:
                 if key in ledger:
                     continue
                 erasers = [each.limited(key[-1]) if key[-1] else each for each in fitted]
+                if erasers == fitted and wanted[0] in ledger:  # the limit changes nothing
+                    ledger.add(key, ledger[wanted[0]])
+                    continue
                 pairs = zip(every, erasers, strict=True)
                 scores = [score(model, task.trials, eraser) for task, eraser in pairs]
                 total = functools.reduce(Scores.__add__, scores)

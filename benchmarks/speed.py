@@ -44,6 +44,7 @@ from comfyui_pure.nodes.host.sites import Sites, display_name
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.concepts import Anchors
+from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import fit
 from comfyui_pure.pure_core.methods import METHODS
 from comfyui_pure.pure_core.model_identity import ModelIdentity

@@ -34,7 +34,7 @@ HOST = "nodes.host"
 """Must not know the rest of `nodes`."""
 
 PRODUCT = ("pure_core", "nodes")
-PROJECTION = re.compile(r"to_k|to_v|attn2")
+PROJECTION = re.compile(r"to_[kv](?![a-zA-Z])|attn2")
 """Names of a U-Net's modules, which only its family should know."""
 
 Graph = Mapping[str, set[str]]
@@ -159,7 +159,8 @@ def circles(graph: Graph) -> list[list[str]]:
 
 def folders(root: Path) -> dict[str, set[str]]:
     """Folder -> the other folders that it imports from."""
-    files, found = modules(root), {}
+    files = modules(root)
+    found: dict[str, set[str]] = {}
     for module, others in import_graph(root).items():
         here = folder(module, files, root)
         there = {folder(other, files, root) for other in others}

@@ -12,7 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from dev.console import ROOT, say
-from pure_core.methods import METHODS, TEXT_METHODS, Method, Setting, TextMethod
+from pure_core.methods import (
+    METHODS,
+    TEXT_METHODS,
+    ActivationMethod,
+    Method,
+    Setting,
+    TextMethod,
+)
 from pure_core.methods.method import number
 
 PAGES = ("web/docs/PURE_Fit.md", "web/docs/PURE_FitText.md", "docs/methods.md")
@@ -47,7 +54,7 @@ def presets(methods: Mapping[str, Method]) -> str:
     return _table(("preset", "settings"), rows)
 
 
-def overview(methods: Mapping[str, Method]) -> str:
+def overview(methods: Mapping[str, ActivationMethod | TextMethod]) -> str:
     """A row for every method: what it does, what it edits and where it is from."""
     rows = []
     for method in methods.values():

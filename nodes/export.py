@@ -1,7 +1,6 @@
 """PURE_SaveCheckpoint, PURE_SaveLoRA and PURE_SaveDiffusers: the erasure as files for others."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,7 +11,6 @@ from ..pure_core.export import LORA_DTYPES, export_checkpoint, export_diffusers
 from .files import path_output, written
 from .host import export as host
 from .host.patch import chosen_edit
-from .host.progress import progress
 from .types import (
     EXPORT,
     advanced,
@@ -86,34 +84,14 @@ def file_inputs(prefix: str) -> list[io.Input]:
     ]
 
 
-def export(
-    write: Callable[..., None], target: Path, any_source: Sequence[bool], **given: list[Any]
-) -> io.NodeOutput:
-    """Let `write` make the target from the source file."""
-    erasers = applied(given["eraser"], given["strength"], given["edit"])
-    source = host.source(given["ckpt_name"][0])
-    write(source, target, erasers, any_source[0], progress())
-    return written(target)
+class FileExport(io.ComfyNode):
+    """A node that makes an erased copy of a file."""
 
+    write: Callable[..., str]
+    """`export_checkpoint` or `export_diffusers`."""
 
-class SaveCheckpoint(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="PURE_SaveCheckpoint",
-            display_name="PURE Save Checkpoint",
-            category=EXPORT,
-            search_aliases=["export checkpoint", "erased checkpoint", "bake"],
-            description=(
-                "Copies a checkpoint and erases the concept in the copy. Only the cross-attention "
-                "keys and values change, everything else stays byte for byte; how it was made is "
-                "written into the file. Needs hardly any memory."
-            ),
-            inputs=file_inputs("checkpoints/erased"),
-            outputs=[path_output()],
-            is_output_node=True,
-            is_input_list=True,
-        )
+    suffix: str
+    """Of what is written."""
 
     @classmethod
     def fingerprint_inputs(cls, ckpt_name: list[str], **_: Any) -> str:
@@ -122,45 +100,69 @@ class SaveCheckpoint(io.ComfyNode):
     @classmethod
     def execute(
         cls,
+        *,
+        ckpt_name: list[str],
+        eraser: list[Any],
+        strength: list[float],
+        edit: list[str],
         filename_prefix: list[str],
         any_source: Sequence[bool] = (False,),
-        **given: list[Any],
     ) -> io.NodeOutput:
-        target = host.target(filename_prefix[0], ".safetensors")
-        return export(export_checkpoint, target, any_source, **given)
+        erasers = applied(eraser, strength, edit)
+        target = host.target(filename_prefix[0], cls.suffix)
+        note = host.export(cls.write, ckpt_name[0], target, erasers, any_source[0])
+        return written(target, note)
 
 
-class SaveDiffusers(io.ComfyNode):
+def file_schema(prefix: str, **fields: Any) -> io.Schema:
+    """What the schemas of such nodes share."""
+    return schema(
+        category=EXPORT,
+        inputs=file_inputs(prefix),
+        outputs=[path_output()],
+        is_output_node=True,
+        is_input_list=True,
+        **fields,
+    )
+
+
+class SaveCheckpoint(FileExport):
+    write = staticmethod(export_checkpoint)
+    suffix = ".safetensors"
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
+        return file_schema(
+            "checkpoints/erased",
+            node_id="PURE_SaveCheckpoint",
+            display_name="PURE Save Checkpoint",
+            search_aliases=["export checkpoint", "erased checkpoint", "bake"],
+            description=(
+                "Copies a checkpoint and erases the concept in the copy. Only the cross-attention "
+                "keys and values change, everything else stays byte for byte; how it was made is "
+                "written into the file. Averaged weights (EMA) are erased, too, or left out. Needs "
+                "hardly any memory."
+            ),
+        )
+
+
+class SaveDiffusers(FileExport):
+    write = staticmethod(export_diffusers)
+    suffix = ""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return file_schema(
+            "diffusers/erased",
             node_id="PURE_SaveDiffusers",
             display_name="PURE Save Diffusers",
-            category=EXPORT,
             search_aliases=["export diffusers", "unet2dconditionmodel", "hugging face"],
             description=(
                 "Writes the erased U-Net as a folder that the diffusers library loads with "
                 "UNet2DConditionModel.from_pretrained. Text encoder and VAE do not change: take "
                 "those of the original."
             ),
-            inputs=file_inputs("diffusers/erased"),
-            outputs=[path_output()],
-            is_output_node=True,
-            is_input_list=True,
         )
-
-    @classmethod
-    def fingerprint_inputs(cls, ckpt_name: list[str], **_: Any) -> str:
-        return host.state_of(ckpt_name[0])
-
-    @classmethod
-    def execute(
-        cls,
-        filename_prefix: list[str],
-        any_source: Sequence[bool] = (False,),
-        **given: list[Any],
-    ) -> io.NodeOutput:
-        return export(export_diffusers, host.target(filename_prefix[0], ""), any_source, **given)
 
 
 class SaveLoRA(io.ComfyNode):

@@ -36,8 +36,10 @@ def path_output() -> io.String.Output:
     return io.String.Output(display_name="path", tooltip="The file that was written.")
 
 
-def written(path: Path) -> io.NodeOutput:
-    return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+def written(path: Path, note: str = "") -> io.NodeOutput:
+    """The path, shown on the node with what is to be said of the file."""
+    shown = f"{path}\n{note}" if note else str(path)
+    return io.NodeOutput(str(path), ui=ui.PreviewText(shown))
 
 
 class SaveEraser(io.ComfyNode):
@@ -58,12 +60,12 @@ class SaveEraser(io.ComfyNode):
                 advanced(
                     io.Boolean.Input(
                         "joinable",
-                        default=True,
+                        default=False,
                         optional=True,
                         tooltip=(
                             "On: the file also holds the concept's activations, so that PURE "
-                            "Combine Erasers can join it with others. Off: smaller; it can still "
-                            "be combined in sequence."
+                            "Combine Erasers can join it with others, and is several times as "
+                            "large. Off: it can still be combined in sequence."
                         ),
                     )
                 ),
@@ -74,7 +76,7 @@ class SaveEraser(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, eraser: eraser.Eraser, filename_prefix: str, joinable: bool = True
+        cls, eraser: eraser.Eraser, filename_prefix: str, joinable: bool = False
     ) -> io.NodeOutput:
         kept = eraser if joinable else eraser.without_rows()
         return written(ERASERS.save(kept, filename_prefix))

@@ -1,7 +1,10 @@
 """The command line: look into files and make erased ones, without ComfyUI and without a GPU.
 
-python -m pure_core inspect dog.safetensors
-python -m pure_core apply sd15.safetensors dog.safetensors -o sd15-no-dog.safetensors
+python pure.py inspect dog.safetensors
+python pure.py apply sd15.safetensors dog.safetensors -o sd15-no-dog.safetensors
+
+`pure.py` lies in the plugin's folder and is called by its path, from anywhere and by every Python,
+also the one in ComfyUI's portable build. In that folder, `python -m pure_core` does the same.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,15 +55,18 @@ OPTIONS = {
 EXPORTS = {"apply": export_checkpoint, "diffusers": export_diffusers}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Commands and options."""
+MODULE = "python -m pure_core"
+
+
+def parser(program: str = MODULE) -> argparse.ArgumentParser:
+    """Commands and options. `program` is what a person types before them."""
     top = argparse.ArgumentParser(
-        prog="python -m pure_core",
+        prog=program,
         description=(
             "Look into erasers and erased models, and make erased checkpoints and LoRAs. "
             "No file is ever overwritten."
         ),
-        epilog="Each command has its own help: python -m pure_core apply --help",
+        epilog=f"Each command has its own help: {program} apply --help",
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -147,9 +153,9 @@ def _add_output(command: argparse.ArgumentParser, help: str) -> None:
     command.add_argument("-o", "--output", required=True, metavar="OUT", help=help)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = MODULE) -> int:
     """Run one command; the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser(program).parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # prompts in any language
@@ -157,7 +163,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return COMMANDS[options.command](options)
     except PureError as error:
-        print(f"error: {_readable(str(error))}", file=sys.stderr)
+        print(f"error: {_printable(_readable(str(error)))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
@@ -182,7 +188,7 @@ def _inspect(options: argparse.Namespace) -> int:
     described = [describe(path) for path in options.files]
     if options.json:
         for each in described:
-            print(json.dumps(each, ensure_ascii=False))
+            print(_printable(json.dumps(each, ensure_ascii=False), _escaped))
     else:
         print("\n\n".join(_as_text(each) for each in described))
     return OK
@@ -191,10 +197,12 @@ def _inspect(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     started = time.monotonic()
     with _Bar() as progress:
-        EXPORTS[options.command](
+        note = EXPORTS[options.command](
             options.source, options.output, _erasers(options), options.any_source, progress
         )
     _say_written(Path(options.output), started)
+    if note:
+        print(note)
     return OK
 
 
@@ -262,10 +270,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     names = list(file.entries)
     is_lora = any(".lora_" in name for name in names)
     described = {**common, "holds": "LoRA" if is_lora else "model", "tensors": len(names)}
-    record = read_record(file.metadata)
-    if record is None:
-        return {**described, "erasers": []}
-    return {**described, **record}
+    if file.trailing:
+        described["bytes_after_the_last_tensor"] = file.trailing
+    return {**described, "erasers": [], **(read_record(file.metadata) or {})}
 
 
 def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
@@ -284,8 +291,8 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
         "strength": eraser.strength,
         "edit": eraser.edited,
         "joinable": eraser.joinable,
-        "forget": made.forget.prompts,
-        "retain": made.retain.prompts,
+        "forget": made.forget.record(),
+        "retain": made.retain.record(),
         "model": made.model.without_sketch(),
         "created": made.created,
         "plugin_version": made.plugin_version,
@@ -303,32 +310,67 @@ def _describe_activations(captured: Activations) -> dict[str, Any]:
     }
 
 
-def _as_text(described: dict[str, Any], indent: str = "") -> str:
+ANCHORS = ("forget", "retain", "prompts")
+"""Facts that are prompts, or anchors with their prompts and concepts."""
+
+
+def _as_text(described: dict[str, Any]) -> str:
     """One line a fact, prompts one a line, erasers indented; a file may hold anything."""
-    lines = []
-    for name, value in described.items():
-        label = f"{indent}{name.replace('_', ' ')}:"
-        if name == "erasers":
-            lines.append(label + ("" if value else " none recorded"))
-            for number, each in enumerate(value, start=1):
-                lines += [f"{indent}  eraser {number}", _as_text(each, indent + "    ")]
-        elif name in ("forget", "retain", "prompts") and isinstance(value, (list, tuple)):
-            lines.append(f"{label} {len(value)} prompts")
-            lines += [f"{indent}  {_printable(prompt)}" for prompt in value]
-        elif isinstance(value, dict):
-            facts = (f"{key} {each}" for key, each in value.items())
-            lines.append(f"{label} {_printable(', '.join(facts))}")
-        elif isinstance(value, (list, tuple)):
-            joint = " to " if name == "ranks" else ", "
-            lines.append(f"{label} {_printable(joint.join(map(str, value)))}")
-        else:
-            lines.append(f"{label} {_printable(value)}")
+    facts = dict(described)
+    erasers = facts.pop("erasers", None)
+    lines = _lines(facts)
+    if erasers is not None:
+        lines.append("erasers:" + ("" if erasers else " none recorded"))
+    for number, each in enumerate(erasers or (), start=1):
+        lines += [f"  eraser {number}", *(f"    {line}" for line in _lines(each))]
     return "\n".join(lines)
 
 
-def _printable(value: object) -> str:
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, value in facts.items():
+        label = _printable(name.replace("_", " "))
+        if name in ANCHORS and isinstance(value, (list, tuple)):
+            lines.append(f"{label}: {len(value)} prompts{_of_concepts(value)}")
+            lines += [f"  {_printable(_prompt(each))}" for each in value]
+        else:
+            joint = " to " if name == "ranks" else ", "
+            lines.append(f"{label}: {_printable(_in_one_line(value, joint))}")
+    return lines
+
+
+def _in_one_line(value: object, joint: str) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return joint.join(map(str, value))
+    return str(value)
+
+
+def _prompt(anchor: object) -> object:
+    """The prompt of an anchor's record."""
+    return anchor.get("prompt", "") if isinstance(anchor, dict) else anchor
+
+
+def _of_concepts(anchors: Sequence[object]) -> str:
+    """The concepts that anchors' records name, for the end of a line."""
+    concepts = (each.get("concept", "") for each in anchors if isinstance(each, dict))
+    names = ", ".join(dict.fromkeys(str(each) for each in concepts if each))
+    return f" of {_printable(names)}" if names else ""
+
+
+def _shown(character: str) -> str:
+    return repr(character)[1:-1]
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _printable(value: object, instead: Callable[[str], str] = _shown) -> str:
     """Text without what would steer the terminal."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))
+    return "".join(each if each.isprintable() else instead(each) for each in str(value))
 
 
 def _say_written(path: Path, started: float) -> None:

@@ -21,10 +21,11 @@ from .eraser import (
     product,
     require_same_widths,
 )
-from .errors import EraserError, require_one_of
+from .errors import EraserError, FitError, require_one_of
+from .hidden import hidden_anchors
 from .low_rank import thin_product
 from .methods import METHODS
-from .methods.method import JoinTask
+from .methods.method import JoinTask, Method
 from .methods.rows import mixed_rows
 from .progress import Progress, no_progress
 from .sketch import SAME, difference
@@ -41,6 +42,17 @@ CHANGES = ("max_rank", "layers", "contribution")
 
 IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
+
+
+def can_be_joined(eraser: Eraser) -> bool:
+    """Whether it holds what joining needs, and is as a method with a joint form fitted it."""
+    made = eraser.provenance
+    changed = any(name in made.settings for name in CHANGES)
+    return eraser.joinable and not changed and _joint_form(made)
+
+
+def _joint_form(made: Provenance) -> bool:
+    return made.method in METHODS and METHODS[made.method].join is not None
 
 
 def chosen_mode(mode: str) -> Mode:
@@ -73,7 +85,7 @@ def combine(
     for other in erasers[1:]:
         if erasers[0].side == other.side:
             require_same_widths(erasers[0].widths, other.widths)
-    if mode == "joint":
+    if chosen_mode(mode) == "joint":
         # Sums are rounded in their order: sorted, so that not even a bit depends on it.
         ordered = sorted(
             erasers, key=lambda each: (each.provenance.forget.prompts, each.fingerprint)
@@ -103,12 +115,13 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
             )
     if method.joins_own_retain or retain is None:
         _require_same_retain(made, retain)
+    settings = _method_settings(method, first)
     shares, concepts = _shares(made), [len(each.concepts) for each in made]
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
         rows = None if retain is None else retain.rows[name]
         parts = [each.layers[name] for each in erasers]
-        layers[name] = method.join(JoinTask(parts, shares, concepts, rows, first.settings))
+        layers[name] = method.join(JoinTask(parts, shares, concepts, rows, settings))
         progress(done, len(erasers[0].layers))
     record = replace(
         _record(made),
@@ -179,7 +192,11 @@ def _record(made: Sequence[Provenance]) -> Provenance:
         last,
         forget=sum((each.forget for each in made), AnchorSet()),
         retain=AnchorSet(tuple(retained)),
-        model=last.model if same_model else replace(last.model, sketch={}),
+        model=replace(
+            last.model,
+            sketch=last.model.sketch if same_model else {},
+            patched=any(each.model.patched for each in made),
+        ),
         trajectory=(
             last.trajectory if all(each.trajectory == last.trajectory for each in made) else None
         ),
@@ -200,11 +217,29 @@ def _side_by_side(settings: Sequence[dict[str, float | str]]) -> dict[str, float
     }
 
 
+def _method_settings(method: Method, made: Provenance) -> dict[str, Any]:
+    """The settings that a method's eraser was fitted with.
+
+    Raises:
+        EraserError: one is missing or out of its range, as in a file that somebody changed.
+    """
+    missing = [each.name for each in method.settings if each.name not in made.settings]
+    try:
+        if missing:
+            raise FitError(f"{', '.join(missing)}: missing.")
+        return {**made.settings, **method.values(made.settings)}
+    except ValueError as error:
+        raise EraserError(
+            f"The eraser of {made.title} cannot be joined with others, because its settings are "
+            f"not those of the method {made.method}. {error} Fit the concepts again, or combine in "
+            "sequence."
+        ) from error
+
+
 def _require_joinable(one: Eraser, other: Eraser) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
     for made in (one.provenance, other.provenance):
-        joinable = made.method in METHODS and METHODS[made.method].join is not None
-        if not joinable:
+        if not _joint_form(made):
             raise EraserError(
                 f"The eraser of {made.title} cannot be joined with others: the method "
                 f"{made.method} has no joint form for fitted erasers. Fit all concepts at once "
@@ -276,7 +311,9 @@ def _require_same_retain(made: Sequence[Provenance], retain: Activations | None)
                 "Erasers are joined against the activations of the neighbours that they were "
                 "fitted with: connect them to 'retain', or combine in sequence."
             )
-        if sorted(each.retain.prompts) != sorted(expected.prompts):
+        # Compared as digests: an eraser may come from a file without readable prompts.
+        own, given = hidden_anchors(each.retain), hidden_anchors(expected)
+        if sorted(own.prompts) != sorted(given.prompts):
             odd = sorted(set(each.retain.prompts) ^ set(expected.prompts))
             raise EraserError(
                 f"The eraser of {each.title} was fitted with other neighbours (only one side "

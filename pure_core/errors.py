@@ -31,6 +31,10 @@ class FileNameError(PureError):
     """A name given for a file leads nowhere or out of its folder."""
 
 
+class FolderError(PureError):
+    """A folder that files are to go to cannot be made, read or written to."""
+
+
 class ModelFileError(PureError):
     """A checkpoint, U-Net or LoRA file cannot be read, edited or written as asked."""
 

@@ -28,6 +28,10 @@ class ModelIdentity:
     sketch: dict[str, float] = field(default_factory=dict)
     """Site -> sketch of the weights of the model's file, without patches: see `sketch.py`."""
 
+    patched: bool = False
+    """Whether a LoRA, a merge or an eraser was patched into its weights: then no file holds them as
+    they were."""
+
     def is_same(self, other: ModelIdentity) -> bool:
         """Whether both are one model, patches included. Its name does not matter."""
         return self.fingerprint == other.fingerprint
@@ -61,8 +65,11 @@ class ModelIdentity:
             ValueError: an entry is missing, unknown or of another type.
         """
         texts = ("name", "family", "fingerprint", "precision")
-        if record.keys() != {*texts, "sketch"}:
-            raise ValueError(f"expected {[*texts, 'sketch']}, got {sorted(record)}")
+        names = [*texts, "sketch", "patched"]
+        if record.keys() != set(names):
+            raise ValueError(f"expected {names}, got {sorted(record)}")
+        if not isinstance(record["patched"], bool):
+            raise ValueError(f"patched: expected true or false, got {record['patched']!r}")
         sketch = record["sketch"]
         numbers = isinstance(sketch, dict) and all(
             isinstance(name, str)
@@ -72,4 +79,6 @@ class ModelIdentity:
         )
         if not numbers or not all(isinstance(record[name], str) for name in texts):
             raise ValueError(f"expected texts in {list(texts)} and numbers in 'sketch'")
-        return cls(**{name: record[name] for name in texts}, sketch=dict(sketch))
+        return cls(
+            **{name: record[name] for name in texts}, sketch=dict(sketch), patched=record["patched"]
+        )

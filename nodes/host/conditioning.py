@@ -16,8 +16,8 @@ from .sites import ModelError, Sites
 
 EMBEDDING_MARK = "embedding:"
 
-EMBEDDING = re.compile(rf"{EMBEDDING_MARK}[^\s,():]+")
-"""A textual inversion by its file's name, as ComfyUI reads it in prompts."""
+EMBEDDING = re.compile(rf"({EMBEDDING_MARK}[^\s,():]+)(:[\d.]+(?=\)))?")
+"""A textual inversion by its file's name, as ComfyUI reads it in prompts, and its weight."""
 
 
 class Encoded(NamedTuple):
@@ -71,10 +71,10 @@ def encode_anchors(clip: CLIP, anchors: AnchorSet, sites: Sites) -> list[Encoded
 
     sites.require_text_width(read("").tokens.shape[-1])
     for anchor in anchors:
-        for inversion in EMBEDDING.findall(anchor.prompt):
-            without = anchor.prompt.replace(inversion, "", 1)
+        for found in EMBEDDING.finditer(anchor.prompt):
+            without = anchor.prompt[: found.start()] + anchor.prompt[found.end() :]
             if _same(read(anchor.prompt), read(without)):
-                raise PromptError(_nothing_read(inversion))
+                raise PromptError(_nothing_read(found[1]))
         rest = anchor.phrasing.replace(SLOT, "")
         if anchor.prompt.strip() and _same(read(anchor.prompt), read(rest)):
             raise PromptError(_nothing_read(anchor.concept))

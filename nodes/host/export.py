@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...pure_core.errors import ModelFileError
 from ...pure_core.export import export_lora, lora_tensors
 from ...pure_core.export.provenance import export_metadata
 from ...pure_core.families import ROLES, Role, model_in_file
-from .files import SUFFIX, numbered, state
+from .files import SUFFIX, numbered, state, with_prompts
 from .identity import fingerprint
 from .patch import EraserAdapter, require_same_architecture
 from .progress import progress
@@ -62,14 +62,28 @@ def target(filename_prefix: str, suffix: str) -> Path:
     """A free name in the output folder, with a counter; its folder exists afterwards.
 
     Raises:
-        FileNameError: the prefix is empty or leads out of the output folder.
-        ModelFileError: the file system does not take the name.
+        FileNameError, FolderError: as `numbered` does.
     """
     root = Path(folder_paths.get_output_directory())
-    try:
-        return numbered(root, "the output folder", filename_prefix, suffix)
-    except (OSError, ValueError) as error:
-        raise ModelFileError(f"filename_prefix: the name cannot be used: {error}.") from error
+    return numbered(root, "the output folder", filename_prefix, suffix)
+
+
+def export(
+    write: Callable[..., str],
+    name: str,
+    target: Path,
+    erasers: Sequence[Eraser],
+    any_source: bool,
+) -> str:
+    """Let `export_checkpoint` or `export_diffusers` make the target from a file in `source_names`.
+
+    Returns:
+        What they say of it.
+
+    Raises:
+        EraserError, ModelFileError: as they do.
+    """
+    return write(source(name), target, erasers, any_source, progress(), with_prompts())
 
 
 @torch.no_grad()
@@ -92,7 +106,7 @@ def save_lora(
     names = model_in_file({name: tuple(each.shape) for name, each in state.items()}, "the model")
     weights = _WithProgress(model, sites)
     tensors = lora_tensors(names, erasers, weights, dtype)
-    made = export_metadata(erasers, display_name(model), fingerprint(model))
+    made = export_metadata(erasers, display_name(model), fingerprint(model), prompts=with_prompts())
     export_lora(target, tensors, made)
 
 

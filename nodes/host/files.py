@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import folder_paths
+from comfy.cli_args import args
 
 from ...pure_core.activations import Activations
 from ...pure_core.eraser import Eraser
-from ...pure_core.errors import ActivationFileError, EraserFileError, FileNameError, PureError
+from ...pure_core.errors import (
+    ActivationFileError,
+    EraserFileError,
+    FileNameError,
+    FolderError,
+    PureError,
+)
 from ...pure_core.files.activations import load_activations, save_activations
+from ...pure_core.files.atomic import require_usable, why_not_written
 from ...pure_core.files.eraser import load_eraser, save_eraser
 
 SUFFIX = ".safetensors"
 
-Thing = TypeVar("Thing", Eraser, Activations)
-
 
 @dataclass(frozen=True)
-class Folder(Generic[Thing]):
+class Folder:
     """A folder in models/ for one kind of our files."""
 
     name: str
@@ -29,8 +36,11 @@ class Folder(Generic[Thing]):
     """The input in which a person chooses a file."""
 
     error: type[PureError]
-    read: Callable[[Path], Thing]
-    write: Callable[[Thing, Path], None]
+    read: Callable[[Path], Any]
+    """Gives what a file holds, or raises `error`."""
+
+    write: Callable[..., None]
+    """Writes it: see `save_eraser`."""
 
     def register(self) -> None:
         """Make it known to ComfyUI, beside any folder the person configured under that name."""
@@ -55,7 +65,7 @@ class Folder(Generic[Thing]):
             )
         return Path(path)
 
-    def load(self, name: str) -> Thing:
+    def load(self, name: str) -> Any:
         """Read a file. Raises `error` if it is missing, damaged or of another kind."""
         path = self.find(name)
         try:
@@ -67,26 +77,31 @@ class Folder(Generic[Thing]):
         """Changes when the file does, so that one saved again under its name is read again."""
         return state(self.find(name))
 
-    def save(self, thing: Thing, filename_prefix: str) -> Path:
+    def save(self, content: Eraser | Activations, filename_prefix: str) -> Path:
         """Write to <prefix>_00001_.safetensors in it, counting up; never overwrites.
 
         The prefix may name subfolders and hold ComfyUI's %date% style fields.
 
         Raises:
-            FileNameError: the prefix is empty or leads out of the folder.
+            FileNameError: as `numbered` does.
+            FolderError: the folder cannot be made or written to.
+            self.error: the file cannot be written.
         """
         root = Path(folder_paths.get_folder_paths(self.name)[0])
         path = numbered(root, f"models/{self.name}", filename_prefix, SUFFIX)
-        self.write(thing, path)
+        self.write(content, path, prompts=with_prompts())
         return path
 
 
-ERASERS: Folder[Eraser] = Folder(
-    "erasers", "eraser_name", EraserFileError, load_eraser, save_eraser
-)
-ACTIVATIONS: Folder[Activations] = Folder(
+ERASERS = Folder("erasers", "eraser_name", EraserFileError, load_eraser, save_eraser)
+ACTIVATIONS = Folder(
     "activations", "activations_name", ActivationFileError, load_activations, save_activations
 )
+
+
+def with_prompts() -> bool:
+    """Whether prompts may be written into files: ComfyUI was started without --disable-metadata."""
+    return not args.disable_metadata
 
 
 def state(path: Path) -> str:
@@ -102,16 +117,44 @@ def numbered(root: Path, where: str, filename_prefix: str, suffix: str) -> Path:
         where: What people call the root.
 
     Raises:
-        FileNameError: the prefix is empty or leads out of the root.
+        FileNameError: the prefix is empty, leads out of the root, or is no name for a file.
+        FolderError: the folder cannot be made or read.
     """
-    root = root.resolve()
     prefix = filename_prefix.strip().replace("\\", "/")
     name = prefix.rpartition("/")[2]
-    inside = (root / prefix).resolve()
+    try:
+        root = root.resolve()
+        inside = (root / prefix).resolve()
+        *folders, _ = prefix.split("/")
+        for part in folders:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (root / part).lstat()
+        require_usable(root / f"{name}_00001_{suffix}")
+    except (OSError, ValueError) as error:
+        raise FileNameError(
+            f"filename_prefix: expected a name that a file can have inside {where}, got "
+            f"{shorten(repr(filename_prefix))}, which the file system refuses ({reason(error)}). "
+            "Choose a short name without control characters."
+        ) from error
     if name in ("", ".", "..") or not inside.is_relative_to(root) or inside == root:
         raise FileNameError(
             f"filename_prefix: expected a name inside {where}, for example 'concepts/"
             f"triangle', got '{filename_prefix}'."
         )
-    folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, str(root))
+    try:
+        folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, str(root))
+    except OSError as error:
+        raise FolderError(
+            f"Nothing was written to {where}: {why_not_written(inside, error)}"
+        ) from error
     return Path(folder) / f"{stem}_{counter:05}_{suffix}"
+
+
+def shorten(text: str) -> str:
+    """Text for a message, with its middle left out if it is long."""
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-10:]}"
+
+
+def reason(error: OSError | ValueError) -> str:
+    """What the system says."""
+    return getattr(error, "strerror", None) or str(error)

@@ -32,6 +32,7 @@ SAMPLES = 16
 def fingerprint(model: ModelPatcher, clip: CLIP | None = None) -> str:
     """Hex digest, equal for clones and reloads of one model in one precision, on any device."""
     digest = hashlib.sha256()
+    _feed(digest, sorted({str(each.dtype) for each in model.model.diffusion_model.parameters()}))
     _feed_patcher(digest, model, PREFIX)
     if clip is not None:
         _feed(digest, (type(clip.tokenizer), type(clip.cond_stage_model)))
@@ -48,7 +49,13 @@ def identity(model: ModelPatcher, sites: Sites, clip: CLIP) -> ModelIdentity:
         fingerprint=fingerprint(model, clip),
         precision=precision(model, sites),
         sketch=sketches(model, sites),
+        patched=patched(model),
     )
+
+
+def patched(model: ModelPatcher) -> bool:
+    """Whether anything was patched into the diffusion model's weights or into what they give."""
+    return bool(model.injections) or any(key.startswith(PREFIX) for key in model.patches)
 
 
 def precision(model: ModelPatcher, sites: Sites) -> str:
@@ -74,7 +81,8 @@ def _kind(weight: torch.Tensor) -> str:
 def _loaded(model: ModelPatcher, sites: Sites, site: str) -> torch.Tensor:
     """The weight that holds a site's values, without any patch."""
     module = sites[site].values.module
-    weight: torch.Tensor = sites.net.get_submodule(module).weight
+    linear: Any = sites.net.get_submodule(module)
+    weight: torch.Tensor = linear.weight
     return _unpatched(model, f"{PREFIX}{module}.weight", weight)
 
 
@@ -172,8 +180,8 @@ def _made_with(value: Any) -> dict[str, Any]:
         return {**around, **defaults, **(value.__kwdefaults__ or {})}
     if isinstance(value, (type, BuiltinFunctionType)) or not hasattr(value, "__dict__"):
         return {}
-    names = _parameters(type(value))
-    return {name: each for name, each in vars(value).items() if name in names}
+    known = _parameters(type(value))
+    return {name: each for name, each in vars(value).items() if name in known}
 
 
 def _setting(value: Any, within: tuple[int, ...]) -> Any:

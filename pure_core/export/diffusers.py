@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..eraser import Eraser
+from ..errors import ModelFileError
 from ..files.atomic import atomic_folder
 from ..files.safetensors_file import Piece
 from ..progress import Progress, no_progress
@@ -24,10 +26,12 @@ def export_diffusers(
     erasers: Sequence[Eraser],
     any_source: bool = False,
     progress: Progress = no_progress,
-) -> None:
+    prompts: bool = True,
+) -> str:
     """Write the erased U-Net of a checkpoint as a folder for `UNet2DConditionModel`.
 
-    The tensors are those of `export_checkpoint` under diffusers' names, in the source's types.
+    The tensors are those of `export_checkpoint` under diffusers' names, in the source's types,
+    without averaged weights. Returns an empty text: there is nothing to say of the rest.
 
     Raises:
         As `export_checkpoint` does; ModelFileError also for a U-Net that diffusers cannot build.
@@ -43,7 +47,19 @@ def export_diffusers(
             if name.startswith(model.prefix)
         ]
         config = json.dumps(model.diffusers_config(), indent=2)
-        made = export_metadata(erasers, file.path.name, file.fingerprint(), file.metadata)
+        _require_different([piece.name for piece in pieces])
+        made = export_metadata(erasers, file.path.name, file.fingerprint(), file.metadata, prompts)
         with atomic_folder(target) as folder:
             (folder / CONFIG).write_text(config + "\n", encoding="utf-8")
             file.write(folder / WEIGHTS, pieces, {"format": "pt", **made}, progress)
+        return ""
+
+
+def _require_different(names: Sequence[str]) -> None:
+    """Raise ModelFileError if two tensors would have one name."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ModelFileError(
+            f"Two tensors of the source would both be called '{twice[0]}' in diffusers: the file "
+            "mixes two naming schemes. Export a checkpoint instead."
+        )

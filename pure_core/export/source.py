@@ -16,6 +16,7 @@ from torch import Tensor
 from ..eraser import Eraser, LayerEraser, require_same_widths
 from ..errors import EraserError, ModelFileError, PureError
 from ..families import FileRows, ModelFile, Role, model_in_file
+from ..files.atomic import why_not_written
 from ..files.safetensors_file import SafetensorsFile
 from ..sketch import SAME, difference, sketch
 
@@ -70,6 +71,14 @@ class Source:
                 f"It cannot be told whether '{self.file.path.name}' is the model {name} was fitted "
                 "on: the eraser comes from several models or does not say. If it is meant for "
                 "this file, allow any source (any_source)."
+            )
+        if made.model.patched:
+            raise ModelFileError(
+                f"The eraser of {made.title} was fitted on {made.model.name} with a LoRA, a merge "
+                f"or an eraser in it, which '{self.file.path.name}' does not hold. Write what the "
+                "graph makes instead: PURE Save LoRA on that model, or ComfyUI's own Save "
+                "Checkpoint after PURE Patch. If the eraser is meant for this file as it is, allow "
+                "any source (any_source)."
             )
         apart = difference(made.model.sketch, self.sketches)
         if not apart <= SAME:  # NaN is not
@@ -151,8 +160,7 @@ def writing(target: Path) -> Iterator[None]:
     except FileExistsError as error:
         raise ModelFileError(f"'{target}' exists already: choose another name.") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise ModelFileError(
-            f"'{target}' was not written: {reason}. The source is as it was and nothing is left "
-            "of the new file."
+            f"'{target}' was not written: {why_not_written(target, error)} The source is as it was "
+            "and nothing is left of the new file."
         ) from error

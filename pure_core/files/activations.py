@@ -13,6 +13,7 @@ from typing import Any
 from ..activations import Activations
 from ..anchors import AnchorSet
 from ..errors import ActivationError, ActivationFileError, PureError
+from ..hidden import hidden_anchors
 from ..model_identity import ModelIdentity
 from ..trajectory import Trajectory
 from .tensors import (
@@ -30,9 +31,17 @@ _ROWS, _MEANS = ".rows", ".means"
 
 
 def save_activations(
-    activations: Activations, path: str | os.PathLike[str], overwrite: bool = False
+    activations: Activations,
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    prompts: bool = True,
 ) -> None:
     """Write activations to a `.safetensors` file, complete or not at all.
+
+    Args:
+        prompts: Off: no text of a person goes into the file. Prompts, names of concepts and
+            phrasings become digests, by which it can still be loaded, fitted with and joined with
+            other such files: see `hidden.py`.
 
     Raises:
         ActivationFileError: the name does not end in .safetensors, the file exists and
@@ -42,7 +51,9 @@ def save_activations(
     tensors |= {name + _MEANS: rows for name, rows in (activations.means or {}).items()}
     metadata = {
         "layers": list(activations.rows),
-        "anchors": activations.anchors.record(),
+        "anchors": (
+            activations.anchors if prompts else hidden_anchors(activations.anchors)
+        ).record(),
         "trajectory": activations.trajectory._asdict(),
         "model": activations.model.record(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -52,6 +53,33 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def why_not_written(path: Path, error: OSError | ValueError) -> str:
+    """In sentences, why a file could not be written, with its folder and what to do."""
+    folder = path.parent
+    said = getattr(error, "strerror", None) or str(error)
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return (
+            f"the folder '{folder}' cannot be written to ({said}). Allow writing there, or choose "
+            "another folder."
+        )
+    if number == errno.ENAMETOOLONG:
+        return f"the name is too long ({said}). Choose a shorter one."
+    if os.path.lexists(folder) and not folder.is_dir():
+        return f"'{folder}' is not a folder. Choose another one."
+    if not folder.exists():
+        return f"there is no folder '{folder}'. Create it, or choose another one."
+    return f"{said}."
+
+
+def require_usable(path: Path) -> None:
+    """Raise OSError or ValueError if no file of this name can be written on its disk."""
+    with suppress(FileNotFoundError):
+        _temporary_name(path).lstat()
+
+
 def _rename_to_free(temporary: Path, path: Path) -> None:
     """Rename unless the name is taken. A hard link refuses that in one step, a rename does not."""
     try:
@@ -71,4 +99,8 @@ def _temporary(path: Path) -> Path:
         with suppress(OSError):
             if ours.fullmatch(left.name) and time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return _temporary_name(path)
+
+
+def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..anchors import AnchorError, AnchorSet
 from ..eraser import EDITS, SIDES, Eraser, LayerEraser, Provenance, Side
 from ..errors import EraserError, EraserFileError, PureError
+from ..hidden import hidden_anchors, hidden_settings
 from ..model_identity import ModelIdentity
 from ..trajectory import Trajectory
 from .plain_json import parsed
@@ -56,8 +57,15 @@ ENTRIES = (
 _LEFT, _RIGHT, _ROWS = ".proj_left", ".proj_right", ".rows"
 
 
-def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+def save_eraser(
+    eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = False, prompts: bool = True
+) -> None:
     """Write an eraser to a `.safetensors` file, complete or not at all.
+
+    Args:
+        prompts: Off: no text of a person goes into the file. Prompts, names of concepts and
+            phrasings become digests, by which it can still be loaded, fitted with and joined with
+            other such files: see `hidden.py`.
 
     Raises:
         EraserFileError: the name does not end in .safetensors, the file exists and `overwrite`
@@ -75,6 +83,10 @@ def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = 
         if layer.rows is not None:
             tensors[name + _ROWS] = layer.rows
     made = eraser.provenance
+    forget, retain, settings = made.forget, made.retain, made.settings
+    if not prompts:
+        forget, retain = hidden_anchors(forget), hidden_anchors(retain)
+        settings = hidden_settings(settings)
     metadata = {
         "architecture": eraser.widths,
         "shared": shared,
@@ -82,9 +94,9 @@ def save_eraser(eraser: Eraser, path: str | os.PathLike[str], overwrite: bool = 
         "strength": eraser.strength,
         "edit": eraser.edit or "",
         "method": made.method,
-        "settings": made.settings,
-        "forget": made.forget.record(),
-        "retain": made.retain.record(),
+        "settings": settings,
+        "forget": forget.record(),
+        "retain": retain.record(),
         "edits": made.edit,
         "model": made.model.record(),
         "trajectory": made.trajectory and made.trajectory._asdict(),

@@ -10,7 +10,7 @@ MAX_DIGITS = 20
 that grows with the square of its length."""
 
 
-def parsed(text: str | bytes) -> Any:
+def parsed(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for everything that is none."""
     try:
         return json.loads(text, parse_int=_whole)

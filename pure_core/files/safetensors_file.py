@@ -114,7 +114,7 @@ class SafetensorsFile:
                 length = int.from_bytes(file.read(8), "little")
                 if size < 8 or not 0 < length <= min(MAX_HEADER, size - 8):
                     raise ValueError(f"it has {size} bytes and no header")
-                header = parsed(file.read(length))
+                header = parsed(file.read(length).decode())
             return cls._parsed(path, header, 8 + length, size)
         except OSError as error:
             raise ModelFileError(f"'{path}' cannot be read: {error}.") from error
@@ -133,6 +133,8 @@ class SafetensorsFile:
             isinstance(each, str) for each in metadata.values()
         ):
             raise ValueError("its metadata holds something other than text")
+        for text in (*header, *metadata, *metadata.values()):
+            text.encode()  # a ValueError for half a pair of UTF-16, which no file may hold
         entries = {name: _entry(name, each) for name, each in header.items()}
         end = 0
         for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.end)):

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import PureError
-from .atomic import atomic_file
+from .atomic import atomic_file, why_not_written
 from .plain_json import parsed
 
 
@@ -57,7 +57,7 @@ def save_tensors(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise kind.error(f"Expected a file name ending in .safetensors, got '{path.name}'.")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise kind.error(f"'{path}' exists already: choose another name.")
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -71,8 +71,10 @@ def save_tensors(
     try:
         with atomic_file(path, overwrite) as file:
             file.write(content)
-    except OSError as error:
-        raise kind.error(f"'{path}' cannot be written: {error}.") from error
+    except FileExistsError as error:
+        raise kind.error(f"'{path}' exists already: choose another name.") from error
+    except (OSError, ValueError) as error:
+        raise kind.error(f"'{path}' was not written: {why_not_written(path, error)}") from error
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -128,7 +130,7 @@ def decoded(
         value = None
     items = value.values() if isinstance(value, dict) else value
     if not isinstance(value, container) or not all(
-        isinstance(each, item) and not isinstance(each, bool) for each in items
+        isinstance(each, item) and (item is object or not isinstance(each, bool)) for each in items
     ):
         raise error(
             f"expected a JSON {'list' if container is list else 'object'} in the metadata entry "

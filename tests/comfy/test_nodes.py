@@ -68,7 +68,7 @@ TABLE = {
     ),
     "PURE_Fit": (
         [
-            *("forget", "retain", "method"),
+            *("forget", "retain", "method", "preset"),
             *("forget_energy", "retain_energy", "keep", "damping"),
             *("overshoot", "reach", "shrinkage"),
             "max_rank",
@@ -77,9 +77,10 @@ TABLE = {
     ),
     "PURE_FitText": (
         [
-            *("model", "clip", "forget", "retain", "method", "anchor"),
+            *("model", "clip", "forget", "retain", "method", "anchor", "preset"),
             *("erase", "preserve", "alpha", "ridge", "tokens", "rounds", "recovery"),
-            *("threshold", "regularisation", "rotation"),
+            *("round_ridge", "round_preserve", "threshold", "regularisation"),
+            *("rotation", "general", "preserve_values"),
             "max_rank",
         ],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],

@@ -270,9 +270,10 @@ def test_concepts_combined_against_saved_neighbours(
             shown(comfy_server, first, "erased"),
         )
         unconnected = {**both(["load", 0], "joint"), **load}
-        del unconnected["both"]["inputs"]["retain"]  # the erasers still know theirs
+        del unconnected["both"]["inputs"]["retain"]
         third = comfy_server.run(unconnected)
-        assert shown(comfy_server, third, "erased") == shown(comfy_server, first, "erased")
+        assert third.error is not None and third.error["node_id"] == "both"
+        assert "connect them to 'retain'" in third.error["exception_message"]
     finally:
         path.unlink()
         path.parent.rmdir()

@@ -145,11 +145,12 @@ def test_biases_are_found(source):
     assert model.bias(SITE, "keys") is None
 
 
-def test_the_copy_for_training_is_not_taken_for_the_model(source):
-    ema = shapes_of(source, EMA)
+@pytest.mark.parametrize("copy", [EMA, "ema."])
+def test_the_copy_for_training_is_not_taken_for_the_model(source, copy):
+    ema = shapes_of(source, copy)
     both = {**ema, **shapes_of(source, CHECKPOINT)}
     assert model_in_file(both, "file").prefix == CHECKPOINT
-    flat = {f"model_ema.{name[10:].replace('.', '')}": each for name, each in ema.items()}
+    flat = {f"model_ema.{name.replace('.', '')}": each for name, each in ema.items()}
     model = model_in_file({**flat, **shapes_of(source, CHECKPOINT)}, "file")
     assert {model.weight(site, "keys").tensor[: len(CHECKPOINT)] for site in model.sites} == {
         CHECKPOINT

@@ -45,6 +45,7 @@ def test_the_record_comes_back():
         "family": "unet",
         "fingerprint": "abc",
         "precision": "float16",
+        "patched": False,
     }
 
 

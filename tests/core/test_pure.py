@@ -142,20 +142,20 @@ def test_with_all_energy_the_rounding_of_the_rows_does_not_matter(make_activatio
     exact = {}
     for number, name in enumerate(("forget", "retain")):
         random = torch.Generator().manual_seed(number)
-        thin = torch.randn(24, 31, generator=random), torch.randn(31, 90, generator=random)
+        thin = torch.randn(120, 31, generator=random), torch.randn(31, 90, generator=random)
         exact[name] = thin[0].double() @ thin[1].double()
     widths = {"layer": 90}
 
     def captured(name: str, seed: int) -> Activations:
         noise = torch.rand(exact[name].shape, generator=torch.Generator().manual_seed(seed)) - 0.5
         rows = (exact[name] * (1 + 2**-23 * noise)).float()
-        return replace(make_activations(seed=1, widths=widths), rows={"layer": rows})
+        return replace(make_activations(prompts=20, widths=widths), rows={"layer": rows})
 
     one, other = (
         fit("pure", captured("forget", seed), captured("retain", seed + 1), forget_energy=1.0)
         for seed in (5, 7)
     )
-    assert one.ranks == other.ranks == {"layer": 24}
+    assert one.ranks == other.ranks == {"layer": 31}
     assert torch.allclose(one.layers["layer"].P, other.layers["layer"].P, atol=1e-5)
 
 

@@ -109,7 +109,6 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "seven bytes": content[:7],
         "cut in the header": content[:100],
         "cut in the data": content[:-1],
-        "something appended": content + b"x",
         "a pickle": b"PK\x03\x04" + bytes(200),
         "a web page": b"<!DOCTYPE html><html><body>Not found</body></html>" * 3,
         "overlap": len(overlapping).to_bytes(8, "little") + overlapping + content[8 + length :],

@@ -19,7 +19,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *D
 HELP = sorted((ROOT / "web" / "docs").glob("*.md"))
 LINES = 170
 
-WITHOUT_ZERO = re.compile(r"(?<![\w.\d)\]*/])\.\d")
+WITHOUT_ZERO = re.compile(r"(?<![\w.\d)\]*/}])\.\d")
 
 DIALECT = (
     "anew",
@@ -55,17 +55,21 @@ def anchor_names(page: Path) -> set[str]:
 
 
 def shown_texts(file: Path) -> Iterator[str]:
-    """The texts in a module of the nodes that are no docstrings."""
+    """The texts in a module of the nodes, without docstrings and formats of numbers."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    docstrings = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
+    hidden = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in docstrings:
-                yield node.value
+        if isinstance(node, ast.Expr):
+            hidden.add(id(node.value))
+        elif isinstance(node, ast.FormattedValue) and node.format_spec:
+            hidden.update(map(id, ast.walk(node.format_spec)))
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in hidden
+        ):
+            yield node.value
 
 
 @pytest.mark.parametrize("page", [page for page in DOCS if "test_" in page.read_text()], ids=name)

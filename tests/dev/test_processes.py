@@ -30,6 +30,7 @@ from dev.processes import started
 import signal
 from pathlib import Path
 signal.signal(signal.SIGTERM, interrupt)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 with started([sys.executable, "-c", {child!r}], Path("."), os.environ) as process:
     process.wait()
 """

@@ -21,6 +21,7 @@ DOWNLOADED = {
     "example_workflows",
     "locales",
     "nodes",
+    "pure.py",
     "pure_core",
     "pyproject.toml",
     "requirements.txt",
