@@ -137,7 +137,8 @@ def test_wrapped_and_plain_captures_are_not_fitted_together(loaded: Loaded) -> N
     assert "what was patched into" in plain.model.difference(other.model)
 
 
-def test_the_text_encoder_is_seen(loaded: Loaded, checkpoint: Path) -> None:
+def test_the_text_encoder_is_seen(checkpoint: Path) -> None:
+    loaded = load(checkpoint)
     digest = fingerprint(loaded.model, loaded.clip)
     earlier = loaded.clip.clone()
     earlier.clip_layer(-2)
