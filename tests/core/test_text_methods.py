@@ -550,6 +550,8 @@ def test_double_projections_edits_the_bare_name_of_every_concept_or_else_the_sho
         tuple(Anchor(prompt, "Rex") for prompt in ("a photo of Rex", "big Rex", "art of Rex"))
     )
     assert names(nameless + phrased) == [1, 4, 7]
+    shorter = AnchorSet((Anchor("Gogh", "Van Gogh"), Anchor("Van Gogh", "Van Gogh")))
+    assert names(shorter) == [1]  # the bare name, though another prompt is shorter
     alone, phrasings = text_task(("cat",)), text_task(("cat", "a photo of a cat", "one small cat"))
     one, other = (edited(task, fit_text("double projections", task)) for task in (alone, phrasings))
     for which, weight in one.items():
