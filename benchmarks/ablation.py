@@ -217,7 +217,7 @@ def draw(file: Path, results: dict[tuple[str, ...], Scores], method: str) -> Non
         for number, colour in enumerate(COLOURS.values()):
             line = []
             for x, (_, scores) in zip(places, found, strict=True):
-                value = (scores.name, scores.free, scores.kept, scores.other)[number].value
+                value = scores.four()[number].value
                 line.append((x, top + 10 + (1 - value) * 140))
                 canvas.dot(line[-1], 3, colour)
             canvas.line(line, colour, 1.5)
@@ -248,7 +248,7 @@ def fill(ledger: Ledger, wanted: list[Point], limit: int, count: int) -> None:
     """Measure the points that the ledger does not have yet."""
     model = Narrow()
     trials = [
-        Trial.of(kind, concept, count)._replace(unseen=[])
+        Trial.of(kind, concept, count)._replace(unlisted_neighbours=[])
         for kind, concepts in DEVELOPMENT.items()
         for concept in concepts[:limit]
     ]

@@ -45,7 +45,7 @@ def draw_table(file: Path, rows: Sequence[Row]) -> None:
             canvas.text((16, y), kind, 13, INK)
             last = kind
         canvas.text((LEFT - 20, y), method, 13, INK, "rm")
-        rates = (scores.name, scores.free, scores.kept, scores.other)
+        rates = scores.four()
         values = [rate.value for rate in rates] + [scores.harmonic_mean]
         for column, value in enumerate(values):
             left = _left(column)

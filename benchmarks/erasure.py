@@ -131,7 +131,7 @@ class Run(NamedTuple):
                 [
                     row.kind,
                     row.method,
-                    *four(result.scores),
+                    *result.scores.four(),
                     f"{result.scores.harmonic_mean:.3f}",
                     spread,
                     f"{row.mean_of_kinds:.3f}",
@@ -153,11 +153,6 @@ def _row(kind: str, method: str, found: Mapping[int, list[Result]]) -> Row:
 
 def _ends(values: list[float]) -> list[float]:
     return sorted({min(values), max(values)})
-
-
-def four(scores: Scores) -> tuple[Rate, ...]:
-    """The numbers of the table."""
-    return scores.name, scores.free, scores.kept, scores.other
 
 
 def _sum(results: Iterable[Result]) -> Scores:
@@ -204,7 +199,7 @@ def measure(model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int) -> No
             scores = trial.score(functools.partial(sampler, seed=seed))
         rank = 0.0 if eraser is None else statistics.fmean(eraser.ranks.values())
         ledger.add(key, Result(scores, took if method in METHODS else 0.0, fit_s, rank).entry())
-        print(*key[3:-1], *four(scores), f"{scores.harmonic_mean:.3f}", flush=True)
+        print(*key[3:-1], *scores.four(), f"{scores.harmonic_mean:.3f}", flush=True)
 
 
 def unedited(shipped: Shipped, count: int) -> str:
@@ -253,7 +248,9 @@ def main() -> None:
         for seed, number in itertools.product(range(args.seeds), range(args.limit)):
             for kind in kinds:
                 for concept in SPLITS[args.concepts][kind][number : number + 1]:
-                    trial = Trial.of(kind, concept, args.count, seed)._replace(unseen=[])
+                    trial = Trial.of(kind, concept, args.count, seed)._replace(
+                        unlisted_neighbours=[]
+                    )
                     measure(model, ledger, run, trial, seed)
     marks = ["narrow"] * args.narrow + ["as-authors"] * args.as_authors
     stem = "-".join([args.concepts, *marks])

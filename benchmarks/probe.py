@@ -101,7 +101,11 @@ def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
         answers = classify(features(AnchorSet.written([[prompt.text] for prompt in group])))
         return Rate(int(answers.sum()), len(group))
 
-    return found(trial.name), found(trial.free), found(trial.kept + trial.unseen)
+    return (
+        found(trial.by_name),
+        found(trial.by_description),
+        found(trial.neighbours + trial.unlisted_neighbours),
+    )
 
 
 def table(model: Narrow, trials: Iterable[Trial]) -> str:

@@ -61,19 +61,21 @@ def tasks(concepts: int, count: int) -> Iterator[Task]:
     """One concept of every kind alone, or the first characters together."""
     if concepts == 1:
         for kind, (concept, *_) in DEVELOPMENT.items():
-            trial = Trial.of(kind, concept, count)._replace(unseen=[])
-            yield Task((trial,), tuple(trial.neighbours()))
+            trial = Trial.of(kind, concept, count)._replace(unlisted_neighbours=[])
+            yield Task((trial,), tuple(trial.neighbour_names()))
         return
     erased = DEVELOPMENT["character"][:concepts]
     kept = [name for name in others("character", erased[0]) if name not in erased][:RETAINED]
     each = -(-3 * count // concepts)
     trials = [
-        Trial.of("character", concept, each)._replace(kept=[], unseen=[], other=[])
+        Trial.of("character", concept, each)._replace(
+            neighbours=[], unlisted_neighbours=[], everything_else=[]
+        )
         for concept in erased
     ]
     trials[0] = trials[0]._replace(
-        kept=neighbour_prompts("character", kept, 3 * count),
-        other=unrelated_prompts("character", 3 * count),
+        neighbours=neighbour_prompts("character", kept, 3 * count),
+        everything_else=unrelated_prompts("character", 3 * count),
     )
     yield Task(tuple(trials), tuple(kept))
 
@@ -89,7 +91,7 @@ def table(ledger: Ledger) -> str:
     rows = []
     for (concepts, method, limit), entry in ledger.items():
         scores = Scores(*(Rate(*entry[name]) for name in Scores._fields))
-        four = (scores.name, scores.free, scores.kept, scores.other)
+        four = scores.four()
         mean = f"{scores.harmonic_mean:.3f}"
         ranks = "–".join(map(str, entry["ranks"]))
         rows.append((concepts, method, limit or "all", ranks, *four, mean))

@@ -58,9 +58,9 @@ def overview(methods: Mapping[str, ActivationMethod | TextMethod]) -> str:
     """A row for every method: what it does, what it edits and where it is from."""
     rows = []
     for method in methods.values():
-        side = "`W E`" if _multiplies_text(method) else "`E W`"
+        space = "`W E`" if _multiplies_text(method) else "`E W`"
         needs = "needed" if method.needs_retain else "optional"
-        rows.append((f"*{method.name}*", method.summary, method.edit, side, needs, method.source))
+        rows.append((f"*{method.name}*", method.summary, method.edit, space, needs, method.source))
     return _table(("method", "what it does", "edits", "as", "retain", "source"), rows)
 
 
@@ -99,7 +99,7 @@ def write(root: Path = ROOT) -> list[str]:
 def _multiplies_text(method: Method) -> bool:
     if not isinstance(method, TextMethod):
         return False
-    return method.solve is not None or method.layer_side == "text"
+    return method.solve is not None or method.space == "text"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

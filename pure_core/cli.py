@@ -280,7 +280,7 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
     ranks, widths = eraser.ranks.values(), eraser.widths.values()
     return {
         "layers": len(eraser.layers),
-        "side": eraser.side,
+        "space": eraser.space,
         "widths": sorted(set(widths)),
         "ranks": [min(ranks), max(ranks)],
         "fingerprint": eraser.fingerprint,

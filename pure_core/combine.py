@@ -83,7 +83,7 @@ def combine(
     if len(erasers) < 2:
         raise EraserError(f"Expected two or more erasers to combine, got {len(erasers)}.")
     for other in erasers[1:]:
-        if erasers[0].side == other.side:
+        if erasers[0].space == other.space:
             require_same_widths(erasers[0].widths, other.widths)
     if chosen_mode(mode) == "joint":
         # Sums are rounded in their order: sorted, so that not even a bit depends on it.
@@ -133,7 +133,7 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
 
 def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
     made = [each.provenance for each in erasers]
-    for what in ({each.edited for each in erasers}, {each.side for each in erasers}):
+    for what in ({each.edited for each in erasers}, {each.space for each in erasers}):
         if len(what) > 1:
             raise EraserError(
                 f"Some of the erasers edit {' and others '.join(sorted(what))}: they are not one "
@@ -173,7 +173,7 @@ def _product(
     left, right = thin_product(whole.proj_left, whole.proj_right)
     known = all(part.rows is not None for part in parts)
     rows = mixed_rows(parts, shares).float() if known else None
-    return LayerEraser(left.float(), right.float(), rows, whole.side)
+    return LayerEraser(left.float(), right.float(), rows, whole.space)
 
 
 def _shares(made: Sequence[Provenance]) -> list[float]:

@@ -30,11 +30,11 @@ ROLES: dict[Edit, tuple[Role, ...]] = {
 }
 """What is edited -> the roles of the projections that it means."""
 
-Side = Literal["activations", "text"]
+Space = Literal["activations", "text"]
 """What E multiplies. activations: the layer's outputs h, W <- E W. text: the text encoder's
 vectors c before the layer reads them, W <- W E."""
 
-SIDES: tuple[Side, ...] = get_args(Side)
+SPACES: tuple[Space, ...] = get_args(Space)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class LayerEraser:
     A (V E^T) = (A V) E^T. With several heads it does so for what E mixes within a head; a value
     that E carries to another head is weighted by that head's attention instead of its own.
 
-    An eraser on the side of the text is meant for the vectors c that the layer reads. Then d is
+    An eraser in text space is meant for the vectors c that the layer reads. Then d is
     their width, and keys and values of E c are (W E) c.
     """
 
@@ -63,7 +63,7 @@ class LayerEraser:
     """X of shape (m, d) with X^T X = H_F^T H_F / n_F, the second moment of the forget rows, which
     joining with other concepts needs. None where it is not known."""
 
-    side: Side = "activations"
+    space: Space = "activations"
 
     def __post_init__(self) -> None:
         left, right = tuple(self.proj_left.shape), tuple(self.proj_right.shape)
@@ -98,15 +98,15 @@ class LayerEraser:
         return x - (x @ self.proj_right.T) @ self.proj_left.T
 
     def edit_weight(self, weight: Tensor, strength: float = 1.0) -> Tensor:
-        """E_s W = W - s L (R W), or on the side of the text W E_s = W - s (W L) R.
+        """E_s W = W - s L (R W), or in text space W E_s = W - s (W L) R.
 
         Computed in float32 or better and returned in the weight's own type, on its device.
         Strength 0 returns the weight itself, below 0 amplifies. The change has rank <= r: see
         `change`.
 
         Args:
-            weight: (d, in), or on the side of the text (out, d). A bias (d,) is edited as a
-                column, and left as it is on the side of the text, which it does not read.
+            weight: (d, in), or in text space (out, d). A bias (d,) is edited as a
+                column, and left as it is in text space, which it does not read.
 
         Raises:
             EraserError: the weight has another width than the eraser.
@@ -114,7 +114,7 @@ class LayerEraser:
         if strength == 0:
             return weight
         if weight.ndim == 1:
-            on_text = self.side == "text"
+            on_text = self.space == "text"
             return weight if on_text else self.edit_weight(weight[:, None], strength)[:, 0]
         self._require_fitting(weight)
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -124,12 +124,12 @@ class LayerEraser:
 
     def change(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The thin factors of E W - W, or W E - W: the LoRA's up (out, r) and down (r, in)."""
-        if self.side == "text":
+        if self.space == "text":
             return -(weight @ self.proj_left), self.proj_right
         return -self.proj_left, self.proj_right @ weight
 
     def _require_fitting(self, weight: Tensor) -> None:
-        axis = 1 if self.side == "text" else 0
+        axis = 1 if self.space == "text" else 0
         if weight.ndim != 2 or weight.shape[axis] != self.width:
             raise EraserError(
                 f"This layer's eraser has width {self.width}, the weight has shape "
@@ -145,18 +145,18 @@ class LayerEraser:
     def then(self, other: LayerEraser) -> LayerEraser:
         """Both edits of a weight, this one first, of rank r_self + r_other, at most d.
 
-        E_other E_self W, or W E_self E_other on the side of the text, with
+        E_other E_self W, or W E_self E_other in text space, with
         (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1]. It has no rows.
         """
-        if (self.width, self.side) != (other.width, other.side):
-            raise EraserError(f"Widths or sides differ: {self.width} and {other.width}.")
-        one, two = (other, self) if self.side == "text" else (self, other)
+        if (self.width, self.space) != (other.width, other.space):
+            raise EraserError(f"Widths or spaces differ: {self.width} and {other.width}.")
+        one, two = (other, self) if self.space == "text" else (self, other)
         crossed = two.proj_right - (two.proj_right @ one.proj_left) @ one.proj_right
         left = torch.cat([one.proj_left, two.proj_left], dim=1)
         right = torch.cat([one.proj_right, crossed], dim=0)
         if left.shape[1] > self.width:
             left, right = left @ right, torch.eye(self.width, dtype=left.dtype, device=left.device)
-        return LayerEraser(left, right, side=self.side)
+        return LayerEraser(left, right, space=self.space)
 
     def limited(self, max_rank: int) -> LayerEraser:
         """The eraser of at most that rank which comes closest to E on the forget rows.
@@ -251,7 +251,7 @@ class Eraser:
     """
 
     layers: dict[str, LayerEraser]
-    """Name of the site -> eraser of that layer. On the side of the text most methods make the same
+    """Name of the site -> eraser of that layer. In text space most methods make the same
     edit in all layers: then they are one and the same object."""
 
     provenance: Provenance
@@ -272,7 +272,7 @@ class Eraser:
             raise EraserError("An eraser needs at least one layer, got none.")
         if len({layer.rows is None for layer in self.layers.values()}) > 1:
             raise EraserError("Some layers of the eraser have rows and others have none.")
-        if len({layer.side for layer in self.layers.values()}) > 1:
+        if len({layer.space for layer in self.layers.values()}) > 1:
             raise EraserError("Some layers of the eraser are meant for text and others are not.")
 
     @property
@@ -291,13 +291,13 @@ class Eraser:
         return all(layer.rows is not None for layer in self.layers.values())
 
     @property
-    def side(self) -> Side:
+    def space(self) -> Space:
         """What its layers multiply."""
-        return next(iter(self.layers.values())).side
+        return next(iter(self.layers.values())).space
 
     @property
     def widths(self) -> dict[str, int]:
-        """Layer -> d: the architecture it fits, by the widths of its side."""
+        """Layer -> d: the architecture it fits, by the widths of its space."""
         return {name: layer.width for name, layer in self.layers.items()}
 
     @property
@@ -311,8 +311,8 @@ class Eraser:
         digest = hashlib.sha256()
         for name in sorted(self.layers):
             layer = self.layers[name].to("cpu", torch.float32)
-            side = "" if layer.side == "activations" else f" {layer.side}"
-            digest.update(f"{name} {layer.width} {layer.rank}{side}\n".encode())
+            space = "" if layer.space == "activations" else f" {layer.space}"
+            digest.update(f"{name} {layer.width} {layer.rank}{space}\n".encode())
             digest.update(layer.proj_left.contiguous().numpy().tobytes())
             digest.update(layer.proj_right.contiguous().numpy().tobytes())
         return digest.hexdigest()

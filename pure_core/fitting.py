@@ -100,7 +100,7 @@ def fit_text(
             progress(done, len(task.model.layers))
     anchor = ", ".join(dict.fromkeys(task.anchor.prompts))
     # What a layer contributes says something about activations only.
-    on_text = any(layer.side == "text" for layer in layers.values())
+    on_text = any(layer.space == "text" for layer in layers.values())
     return Eraser(
         layers,
         _provenance(
@@ -116,7 +116,7 @@ def fit_text(
 
 def _layer(found: TextEdit, method: TextMethod) -> LayerEraser:
     rows = scaled_rows(found.edited).float()
-    return LayerEraser(found.left.float(), found.right.float(), rows, method.layer_side)
+    return LayerEraser(found.left.float(), found.right.float(), rows, method.space)
 
 
 def _provenance(

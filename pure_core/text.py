@@ -78,7 +78,7 @@ class TextVectors:
 
 @dataclass(frozen=True, eq=False)
 class TextModel:
-    """What text-side methods need of a model."""
+    """What methods by text need of a model."""
 
     layers: tuple[str, ...]
     """Names of the cross-attention layers."""
@@ -89,7 +89,7 @@ class TextModel:
 
 @dataclass(frozen=True, eq=False)
 class TextTask:
-    """What is to be erased on the side of the text, and on which model."""
+    """What is to be erased in text space, and on which model."""
 
     forget: TextVectors
 

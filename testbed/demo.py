@@ -86,7 +86,7 @@ def workflow(server: ComfyServer, trial: Trial, checkpoint: str) -> tuple[Graph,
         model=[loader, 0],
         clip=[loader, 1],
         concept=name_of(trial.kind, trial.concept),
-        neighbours="\n".join(name_of(trial.kind, each) for each in trial.neighbours()),
+        neighbours="\n".join(name_of(trial.kind, each) for each in trial.neighbour_names()),
         kind=trial.kind,
         method=widgets["method"][1]["default"],
         strength=widgets["strength"][1]["default"],
@@ -100,7 +100,7 @@ def workflow(server: ComfyServer, trial: Trial, checkpoint: str) -> tuple[Graph,
             graph.pictures([loader, 0], loader, prompt.text),
             graph.pictures([eraser, 0], loader, prompt.text),
         )
-        for prompt in (*trial.name, *trial.kept)
+        for prompt in (*trial.by_name, *trial.neighbours)
     ]
     return graph, rows, report
 

@@ -28,6 +28,10 @@ from .sites import PREFIX, Sites, display_name, is_plain
 SAMPLES = 16
 """Values read from each tensor."""
 
+_MAY_BE_UNSET = (".logit_scale", ".transformer.text_projection.weight")
+"""Endings of a text encoder's weights that ComfyUI lets a file leave out (`CLIP.load_sd`). SD 1.x
+files do: the weights then hold whatever was in that memory, and nothing reads them."""
+
 
 def fingerprint(model: ModelPatcher, clip: CLIP | None = None) -> str:
     """Hex digest, equal for clones and reloads of one model in one precision, on any device."""
@@ -100,7 +104,7 @@ def _feed_patcher(digest: Any, model: ModelPatcher, prefix: str = "") -> None:
     with model.use_ejected():
         weights = dict(model.model.named_parameters(remove_duplicate=False))
     for key in sorted(each for each in weights if each.startswith(prefix)):
-        weight = _unpatched(model, key, weights[key])
+        weight = None if key.endswith(_MAY_BE_UNSET) else _unpatched(model, key, weights[key])
         _feed(digest, (key, weight, model.patches.get(key, [])))
     _feed(digest, model.object_patches)
     _feed(digest, model.model_options)

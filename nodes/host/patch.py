@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...pure_core.eraser import EDITS, Edit, Eraser, LayerEraser, Side
+from ...pure_core.eraser import EDITS, Edit, Eraser, LayerEraser, Space
 from ...pure_core.errors import require_one_of
 from .sites import (
     PREFIX,
@@ -50,7 +50,7 @@ class EraserAdapter(WeightAdapterBase):
     """
 
     name = "pure_eraser"
-    side: Side = "activations"
+    space: Space = "activations"
 
     def __init__(self, loaded_keys: set[str], weights: list[Tensor]) -> None:
         """`weights` are L (d, r) and R (r, d)."""
@@ -75,13 +75,13 @@ class EraserAdapter(WeightAdapterBase):
     def factors(self) -> LayerEraser:
         """What it multiplies with."""
         left, right = self.weights
-        return LayerEraser(left, right, side=self.side)
+        return LayerEraser(left, right, space=self.space)
 
 
 class TextEraserAdapter(EraserAdapter):
-    """W <- W - strength (W L) R: the same on the side of the text."""
+    """W <- W - strength (W L) R: the same in text space."""
 
-    side = "text"
+    space = "text"
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _summary(
 
 def _adapters(sites: Sites, eraser: Eraser) -> dict[PatchKey, EraserAdapter]:
     """Weight key -> its adapter. Layers of rank 0 are the identity and have none."""
-    adapter = TextEraserAdapter if eraser.side == "text" else EraserAdapter
+    adapter = TextEraserAdapter if eraser.space == "text" else EraserAdapter
     adapters: dict[PatchKey, EraserAdapter] = {}
     on_cpu = eraser.to("cpu", torch.float32)
     for site in sites.sites:
@@ -193,7 +193,7 @@ def rounding(model: ModelPatcher, adapters: dict[PatchKey, EraserAdapter], stren
 
 def require_same_architecture(model: ModelPatcher, sites: Sites, eraser: Eraser) -> None:
     """Raise ModelError if the eraser has other layers than the model."""
-    here, fitted = sites.widths(text=eraser.side == "text"), eraser.widths
+    here, fitted = sites.widths(text=eraser.space == "text"), eraser.widths
     if here != fitted:
         raise ModelError(
             f"eraser: it was fitted on another architecture, {_described(fitted)} of "

@@ -1,4 +1,4 @@
-"""What text-side methods need of ComfyUI: encoded prompts and the model's weights."""
+"""What methods by text need of ComfyUI: encoded prompts and the model's weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def text_task(
     retain: AnchorSet,
     replacements: Sequence[str],
 ) -> TextTask:
-    """Everything that a text-side method is fitted on.
+    """Everything that a method by text is fitted on.
 
     Args:
         retain: What to keep, may be empty.
@@ -108,7 +108,7 @@ def _end(clip: CLIP, prompt: str) -> int:
     rows, (empty, *_) = (next(iter(clip.tokenize(text).values())) for text in (prompt, ""))
     if len(rows) > 1:
         raise FitError(
-            f"'{prompt[:40]}...' is longer than the text encoder reads at once. Text-side methods "
+            f"'{prompt[:40]}...' is longer than the text encoder reads at once. Methods by text "
             "need prompts of at most 75 tokens: shorten it."
         )
     places = [i for i, (token, *_) in enumerate(rows[0]) if i and isinstance(token, int)]

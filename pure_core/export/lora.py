@@ -1,7 +1,7 @@
 """An erasure as a LoRA: the change of every weight has low rank, so two thin factors hold it all.
 
-E W - W = -s L (R W), which is the LoRA with up = -L, down = R W, at strength s; on the side of the
-text W E - W = -s (W L) R, with up = -W L, down = R.
+E W - W = -s L (R W), which is the LoRA with up = -L, down = R W, at strength s.
+In text space it is W E - W = -s (W L) R, with up = -W L, down = R.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..eraser import SIDES, Eraser, LayerEraser, product, require_same_widths
+from ..eraser import SPACES, Eraser, LayerEraser, product, require_same_widths
 from ..errors import EraserError
 from ..families import ROLES, FileRows, ModelFile, Role
 from ..files.atomic import atomic_file
@@ -59,7 +59,7 @@ def lora_tensors(
             numbers that `dtype` cannot hold.
     """
     for eraser in erasers:
-        require_same_widths(eraser.widths, model.widths(text=eraser.side == "text"))
+        require_same_widths(eraser.widths, model.widths(text=eraser.space == "text"))
     products = {
         (site, role): found
         for site in model.sites
@@ -128,14 +128,14 @@ def export_lora(
 
 
 def _products(erasers: Sequence[Eraser], site: str, role: Role) -> list[LayerEraser]:
-    """All erasers of one weight, first to last, as one for each side that changes anything."""
+    """All erasers of one weight, first to last, as one for each space that changes anything."""
     layers = [
         eraser.layers[site].to("cpu", torch.float64).scaled(eraser.strength)
         for eraser in erasers
         if role in eraser.roles
     ]
-    by_side = [[each for each in layers if each.side == side] for side in SIDES]
-    products = [product(each) for each in by_side if each]
+    by_space = [[each for each in layers if each.space == space] for space in SPACES]
+    products = [product(each) for each in by_space if each]
     return [each for each in products if each.rank]
 
 

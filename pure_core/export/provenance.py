@@ -44,7 +44,7 @@ def applied_record(eraser: Eraser) -> dict[str, Any]:
         "retain": made.retain.record(),
         "edit": eraser.edited,
         "strength": eraser.strength,
-        "side": eraser.side,
+        "space": eraser.space,
         "fingerprint": eraser.fingerprint,
         "trajectory": made.trajectory and made.trajectory._asdict(),
         "model": made.model.without_sketch(),

@@ -56,7 +56,7 @@ class Source:
 
     def _require_architecture(self, eraser: Eraser) -> None:
         try:
-            require_same_widths(eraser.widths, self.model.widths(text=eraser.side == "text"))
+            require_same_widths(eraser.widths, self.model.widths(text=eraser.space == "text"))
         except EraserError as error:
             raise EraserError(
                 f"The eraser of {eraser.provenance.title} was fitted on another "

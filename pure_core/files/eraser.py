@@ -2,7 +2,7 @@
 
 A safetensors file with `<layer>.proj_left` (d, r), `<layer>.proj_right` (r, d) and, where they are
 known, `<layer>.rows` (m, d) in float32: see `LayerEraser`. Its metadata holds the format, the
-architecture (layer -> d), the side, the strength, what is edited, the provenance as JSON, and
+architecture (layer -> d), the space, the strength, what is edited, the provenance as JSON, and
 which layers have the tensors of another one. There are no model weights in it.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..anchors import AnchorError, AnchorSet
-from ..eraser import EDITS, SIDES, Eraser, LayerEraser, Provenance, Side
+from ..eraser import EDITS, SPACES, Eraser, LayerEraser, Provenance, Space
 from ..errors import EraserError, EraserFileError, PureError
 from ..hidden import hidden_anchors, hidden_settings
 from ..model_identity import ModelIdentity
@@ -38,7 +38,7 @@ KIND = Kind("an eraser", FORMAT, "1", ("1",), EraserFileError)
 ENTRIES = (
     "architecture",
     "shared",
-    "side",
+    "space",
     "strength",
     "edit",
     "method",
@@ -90,7 +90,7 @@ def save_eraser(
     metadata = {
         "architecture": eraser.widths,
         "shared": shared,
-        "side": eraser.side,
+        "space": eraser.space,
         "strength": eraser.strength,
         "edit": eraser.edit or "",
         "method": made.method,
@@ -119,7 +119,7 @@ def load_eraser(path: str | os.PathLike[str]) -> Eraser:
         require_entries(ENTRIES, metadata, EraserError)
         widths = decoded("architecture", dict, int, metadata, EraserError)
         shared = decoded("shared", dict, str, metadata, EraserError)
-        layers = _to_layers(tensors, widths, _choice("side", SIDES, metadata), shared)
+        layers = _to_layers(tensors, widths, _choice("space", SPACES, metadata), shared)
         edit = _choice("edit", EDITS, metadata) if metadata["edit"] else None
         return Eraser(layers, _provenance(metadata), _number("strength", metadata), edit)
     except (PureError, ValueError) as error:
@@ -171,7 +171,7 @@ def _number(name: str, metadata: Mapping[str, str]) -> float:
 def _to_layers(
     tensors: Mapping[str, Tensor],
     widths: Mapping[str, int],
-    side: Side,
+    space: Space,
     shared: Mapping[str, str],
 ) -> dict[str, LayerEraser]:
     """The layers, with every name, type and shape as the metadata's architecture promises."""
@@ -185,7 +185,7 @@ def _to_layers(
     layers = {}
     for name in own:
         left, right, *rows = (tensors[name + part] for part in parts)
-        layers[name] = LayerEraser(left, right, rows[0] if rows else None, side)
+        layers[name] = LayerEraser(left, right, rows[0] if rows else None, space)
     layers = {name: layers[shared.get(name, name)] for name in widths}
     for name, width in widths.items():
         if layers[name].width != width:

@@ -57,7 +57,7 @@ def solve(task: TextTask, progress: Progress) -> TextEdit:
             size = free @ free
             if size >= OUTSIDE:
                 change = token - proxy(token, anchor)
-                edits.append(LayerEraser(change[:, None], free[None] / size, side="text"))
+                edits.append(LayerEraser(change[:, None], free[None] / size, space="text"))
         progress(done, len(numbers))
     if not edits:
         raise FitError(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..activations import Activations
-from ..eraser import Edit, LayerEraser, Side
+from ..eraser import Edit, LayerEraser, Space
 from ..errors import FitError, require_one_of
 
 Value = float | int | str
@@ -186,7 +186,7 @@ class ActivationMethod(Method):
 
 
 class TextEdit(NamedTuple):
-    """What a method on the side of the text found."""
+    """What a method in text space found."""
 
     left: Tensor
     """L (d, r), float64."""
@@ -208,7 +208,7 @@ class TextMethod(Method):
     solve_layer: Callable[..., TextEdit] | None = None
     """(TextTask, layer, **settings) -> the edit of one layer."""
 
-    layer_side: Side = "text"
+    space: Space = "text"
     """What the edit of `solve_layer` multiplies."""
 
     needs_retain: bool = False

@@ -141,6 +141,6 @@ METHOD = TextMethod(
         "unsafe content": "nudity",
     },
     solve_layer=solve_layer,
-    layer_side="activations",
+    space="activations",
     needs_retain=True,
 )

@@ -123,7 +123,7 @@ def recovered(vectors: Tensor, edit: Tensor, moment: Tensor, recovery: float) ->
 
 
 def _text(left: Tensor, right: Tensor) -> LayerEraser:
-    return LayerEraser(left, right, side="text")
+    return LayerEraser(left, right, space="text")
 
 
 def _preset(rounds: int, recovery: float) -> dict[str, Value]:

@@ -118,7 +118,7 @@ class Shipped:
 
 def anchors_of(trial: Trial) -> Anchors:
     """The anchors that `PURE_EraseConcept` writes for the trial's concept."""
-    neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbours())
+    neighbours = "\n".join(name_of(trial.kind, each) for each in trial.neighbour_names())
     return anchors_for(name_of(trial.kind, trial.concept), trial.kind, neighbours)
 
 

@@ -31,20 +31,25 @@ RETAINED = 9
 
 
 class Scores(NamedTuple):
-    """Target by name and name-free (low is erased), kept neighbours, kept everything else."""
+    """How often the concept is shown, by name and by description (low is erased), and how often its
+    listed and unlisted neighbours and everything else are (high is kept).
+    """
 
-    name: Rate
-    free: Rate
-    kept: Rate
-    unseen: Rate
-    other: Rate
+    by_name: Rate
+    by_description: Rate
+    neighbours: Rate
+    unlisted_neighbours: Rate
+    everything_else: Rate
+
+    def four(self) -> tuple[Rate, Rate, Rate, Rate]:
+        """What the tables show: all but the unlisted neighbours, which not every trial has."""
+        return self.by_name, self.by_description, self.neighbours, self.everything_else
 
     @property
     def harmonic_mean(self) -> float:
-        """Of what should be high: 1 - name, 1 - free, kept, other; 0 if one of them is."""
-        return harmonic_mean(
-            (1 - self.name.value, 1 - self.free.value, self.kept.value, self.other.value)
-        )
+        """Of what should be high: 1 - the first two of the four and the others; 0 if one is."""
+        by_name, by_description, *kept = (rate.value for rate in self.four())
+        return harmonic_mean((1 - by_name, 1 - by_description, *kept))
 
     def __add__(self, more: object) -> Scores:
         assert isinstance(more, Scores)
@@ -56,11 +61,11 @@ class Trial(NamedTuple):
 
     kind: str
     concept: str
-    name: list[Prompt]
-    free: list[Prompt]
-    kept: list[Prompt]
-    unseen: list[Prompt]
-    other: list[Prompt]
+    by_name: list[Prompt]
+    by_description: list[Prompt]
+    neighbours: list[Prompt]
+    unlisted_neighbours: list[Prompt]
+    everything_else: list[Prompt]
 
     @classmethod
     def of(cls, kind: str, concept: str, count: int, seed: int = 0) -> Trial:
@@ -76,13 +81,19 @@ class Trial(NamedTuple):
             unrelated_prompts(kind, count, seed),
         )
 
-    def neighbours(self) -> list[str]:
+    def neighbour_names(self) -> list[str]:
         """The concepts whose prompts are captured to be kept."""
         return others(self.kind, self.concept)[:RETAINED]
 
     def score(self, sampler: Sampler) -> Scores:
         """Sample every prompt once and let the judge read the pictures."""
-        groups = (self.name, self.free, self.kept, self.unseen, self.other)
+        groups = (
+            self.by_name,
+            self.by_description,
+            self.neighbours,
+            self.unlisted_neighbours,
+            self.everything_else,
+        )
         texts = [prompt.text for group in groups for prompt in group]
         readings = iter(read(sampler(texts)))
         rates = []
@@ -90,7 +101,7 @@ class Trial(NamedTuple):
             rate = Rate(0, 0)
             for prompt in group:
                 reading = next(readings)
-                asked = list(prompt.asks) if group is self.other else [self.kind]
+                asked = list(prompt.asks) if group is self.everything_else else [self.kind]
                 asked = [attribute for attribute in asked if attribute in prompt.asks]
                 hits = sum(prompt.met(reading, attribute) for attribute in asked)
                 rate += Rate(hits, len(asked))

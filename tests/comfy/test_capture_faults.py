@@ -137,8 +137,22 @@ def test_wrapped_and_plain_captures_are_not_fitted_together(loaded: Loaded) -> N
     assert "what was patched into" in plain.model.difference(other.model)
 
 
-def test_the_text_encoder_is_seen(checkpoint: Path) -> None:
-    loaded = load(checkpoint)
+def test_weights_that_no_file_set_are_not_compared(loaded: Loaded) -> None:
+    """An SD 1.x file has no projection: a fresh model's is whatever lay in that memory."""
+    digest = fingerprint(loaded.model, loaded.clip)
+    encoder = loaded.clip.cond_stage_model.clip_l.transformer
+    unset = encoder.text_projection.weight
+    before = unset.detach().clone()
+    with torch.no_grad():
+        unset.fill_(7.0)
+    try:
+        assert fingerprint(loaded.model, loaded.clip) == digest
+    finally:
+        with torch.no_grad():
+            unset.copy_(before)
+
+
+def test_the_text_encoder_is_seen(checkpoint: Path, loaded: Loaded) -> None:
     digest = fingerprint(loaded.model, loaded.clip)
     earlier = loaded.clip.clone()
     earlier.clip_layer(-2)

@@ -90,7 +90,7 @@ def test_a_family_of_few_channels_goes_the_whole_way(name: str) -> None:
     for method in ("uce", "pure", "mosaic"):
         on_text = method in TEXT_METHODS
         eraser = fit_text(method, task) if on_text else fit(method, forget, retain)
-        assert eraser.widths == sites.widths(text=eraser.side == "text")
+        assert eraser.widths == sites.widths(text=eraser.space == "text")
         assert min(eraser.ranks.values()) > 0
         patched = patch(model, eraser).model
         site = sites.sites[-1]

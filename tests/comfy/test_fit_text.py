@@ -1,4 +1,4 @@
-"""PURE_FitText in ComfyUI: erasers on the side of the text, and every node that takes them."""
+"""PURE_FitText in ComfyUI: erasers in text space, and every node that takes them."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def test_the_patched_weights_are_the_eraser_s(
 ) -> None:
     eraser = erasers[method]
     sites = Sites.of(loaded.model)
-    assert eraser.widths == sites.widths(text=eraser.side == "text")
-    assert eraser.side == ("activations" if method == "oce" else "text")
+    assert eraser.widths == sites.widths(text=eraser.space == "text")
+    assert eraser.space == ("activations" if method == "oce" else "text")
     model = with_lora(loaded.model)
     patched = patch(model, eraser.applied(0.7)).model
     roles = ROLES[TEXT_METHODS[method].edit]
@@ -76,7 +76,7 @@ def test_the_patched_weights_are_the_eraser_s(
             before = effective_weight(model, key).double()
             expected = before
             if role in roles:
-                expected = before @ e if eraser.side == "text" else e @ before
+                expected = before @ e if eraser.space == "text" else e @ before
             assert relative_error(effective_weight(patched, key), expected) < ROUNDING
     plain, erased = sample(loaded.model, loaded.clip), sample(patched, loaded.clip)
     assert not torch.equal(plain, erased)
@@ -92,7 +92,7 @@ def test_a_file_brings_the_same_eraser_back(
     loaded = load_eraser(path)
     assert loaded.fingerprint == erasers[method].fingerprint
     assert loaded.provenance == erasers[method].provenance
-    assert loaded.side == "text"
+    assert loaded.space == "text"
     shared = len({id(layer) for layer in loaded.layers.values()})
     assert shared == (len(loaded.layers) if method == "speed" else 1)
 

@@ -57,11 +57,13 @@ def test_it_draws_what_is_asked(shipped: Shipped) -> None:
     ("kind", "concept"), [("object", "house"), ("character", "Zephyra"), ("style", "blueprint")]
 )
 def test_the_default_erases_and_keeps(shipped: Shipped, kind: str, concept: str) -> None:
-    trial = Trial.of(kind, concept, 6)._replace(free=[], unseen=[], other=[])
+    trial = Trial.of(kind, concept, 6)._replace(
+        by_description=[], unlisted_neighbours=[], everything_else=[]
+    )
     before = trial.score(shipped.pictures)
     # One latent is enough, in a third of the time.
     model, _ = shipped.erase(trial, TRAJECTORY._replace(latents=1))
     after = trial.score(functools.partial(shipped.pictures, model=model))
-    assert before.name.value >= 0.75
-    assert after.name.value <= 0.25
-    assert after.kept.value >= 0.7 * before.kept.value
+    assert before.by_name.value >= 0.75
+    assert after.by_name.value <= 0.25
+    assert after.neighbours.value >= 0.7 * before.neighbours.value

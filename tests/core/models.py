@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load, load_file
 
 from pure_core.anchors import AnchorSet
-from pure_core.eraser import Edit, Eraser, LayerEraser, Provenance, Side
+from pure_core.eraser import Edit, Eraser, LayerEraser, Provenance, Space
 from pure_core.export import Source
 from pure_core.families import ROLES, ModelFile, model_in_file
 from pure_core.files.safetensors_file import SafetensorsFile
@@ -24,7 +24,7 @@ def model_in(path: Path) -> ModelFile:
 
 
 def make_eraser(
-    path: Path, seed: int = 0, edit: Edit = "keys and values", side: Side = "activations"
+    path: Path, seed: int = 0, edit: Edit = "keys and values", space: Space = "activations"
 ) -> Eraser:
     """Random factors of ranks 2 to 4; the eraser says it was fitted on that file."""
     model = model_in(path)
@@ -36,9 +36,9 @@ def make_eraser(
             name: LayerEraser(
                 torch.randn(d, 2 + index % 3, generator=random) / d**0.5,
                 torch.randn(2 + index % 3, d, generator=random) / d**0.5,
-                side=side,
+                space=space,
             )
-            for index, (name, d) in enumerate(model.widths(text=side == "text").items())
+            for index, (name, d) in enumerate(model.widths(text=space == "text").items())
         },
         Provenance(
             method="random",
@@ -64,7 +64,7 @@ def expected(path: Path, erasers: Sequence[Eraser]) -> dict[str, torch.Tensor]:
                 factors = eraser.layers[site]
                 if role in eraser.roles:
                     change = factors.proj_left.double() @ factors.proj_right.double()
-                    if factors.side == "text":
+                    if factors.space == "text":
                         weight = weight - eraser.strength * weight @ change
                     else:
                         weight = weight - eraser.strength * change @ weight

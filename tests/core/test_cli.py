@@ -196,16 +196,16 @@ def test_an_end_in_the_middle_leaves_no_target(large, dog, tmp_path, number):
     assert left[0].exists() == (number == signal.SIGKILL)
 
 
-def test_an_eraser_on_the_side_of_the_text(source, tmp_path):
+def test_an_eraser_in_text_space(source, tmp_path):
     eraser, target = tmp_path / "text.safetensors", tmp_path / "e.safetensors"
-    save_eraser(make_eraser(source, side="text"), eraser)
+    save_eraser(make_eraser(source, space="text"), eraser)
     done = run("apply", source, eraser, "-o", target)
     assert (done.returncode, done.stderr) == (0, "")
     for name, weight in expected(source, [load_eraser(eraser)]).items():
         assert torch.allclose(load_file(target)[name].double(), weight, atol=1e-6)
     shown = run("inspect", "--json", eraser, target).stdout.splitlines()
     one, other = map(json.loads, shown)
-    assert one["side"] == other["erasers"][0]["side"] == "text"
+    assert one["space"] == other["erasers"][0]["space"] == "text"
     merged = tmp_path / "m.safetensors"
     assert run("merge", eraser, eraser, "-o", merged).returncode == 0
-    assert load_eraser(merged).side == "text"
+    assert load_eraser(merged).space == "text"

@@ -341,7 +341,7 @@ def text_erasers() -> list[Eraser]:
     return [fit_text(method, task) for method, task in zip(methods, tasks, strict=True)]
 
 
-def test_on_the_side_of_the_text_in_sequence_is_the_product_in_order(text_erasers):
+def test_in_text_space_in_sequence_is_the_product_in_order(text_erasers):
     whole = combine(text_erasers, "in sequence")
     weight = text_task().model.weight_of(MIDDLE, "values")
     one_by_one = weight
@@ -351,7 +351,7 @@ def test_on_the_side_of_the_text_in_sequence_is_the_product_in_order(text_eraser
     turned = combine(text_erasers[::-1], "in sequence")
     assert not torch.allclose(turned.layers[MIDDLE].edit_weight(weight), one_by_one, atol=1e-3)
     made = whole.provenance
-    assert whole.side == "text" and made.forget.owners == (0, 0, 0, 1, 2, 2)
+    assert whole.space == "text" and made.forget.owners == (0, 0, 0, 1, 2, 2)
     assert made.method == "uce then cure then double projections, in sequence"
     assert (made.settings["ridge 1"], made.settings["alpha 2"]) == (0.5, 2.0)
 
@@ -397,7 +397,7 @@ def test_what_the_methods_of_the_text_cannot_do_is_refused(text_erasers, concept
         combine([speed, oce], "in sequence")
 
 
-def test_sides_of_different_width_are_refused_for_their_side():
+def test_spaces_of_different_width_are_refused_for_their_width():
     """In every real model the widths of activations and text differ."""
     speed, oce = (fit_text(method, text_task()) for method in ("speed", "oce"))
     with pytest.raises(EraserError, match="activations and others text: they are not one"):

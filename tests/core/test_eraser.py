@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from pure_core.anchors import AnchorSet
-from pure_core.eraser import EDITS, SIDES, Eraser, LayerEraser, Provenance, Side
+from pure_core.eraser import EDITS, SPACES, Eraser, LayerEraser, Provenance, Space
 from pure_core.errors import EraserError
 from pure_core.files.eraser import load_eraser, save_eraser
 from pure_core.model_identity import ModelIdentity
 
 
-def layer_eraser(d: int, r: int, seed: int = 0, side: Side = "activations") -> LayerEraser:
+def layer_eraser(d: int, r: int, seed: int = 0, space: Space = "activations") -> LayerEraser:
     random = torch.Generator().manual_seed(seed)
     left = torch.randn(d, r, dtype=torch.float64, generator=random)
     right = torch.randn(r, d, dtype=torch.float64, generator=random) / d
-    return LayerEraser(left, right, side=side)
+    return LayerEraser(left, right, space=space)
 
 
 def provenance(edit: str = "values", method: str = "ridge") -> Provenance:
@@ -156,9 +156,9 @@ def test_a_bias_is_edited_as_its_outputs_are(strength):
     assert layer.edit_weight(bias, 0.0) is bias
 
 
-def test_on_the_side_of_the_text_a_bias_stays():
+def test_in_text_space_a_bias_stays():
     """W (E c) + b: the bias does not read the text, whatever its size."""
-    layer = layer_eraser(12, 3, side="text")
+    layer = layer_eraser(12, 3, space="text")
     for bias in (weight(12, 1)[:, 0], weight(7, 1)[:, 0]):
         assert layer.edit_weight(bias) is bias
 
@@ -191,8 +191,8 @@ def test_moving_changes_the_type_of_every_factor():
         assert layer.proj_left.dtype == layer.proj_right.dtype == torch.float32
 
 
-def test_on_the_side_of_the_text_keys_and_values_read_erased_vectors():
-    layer, w = layer_eraser(12, 3, side="text"), weight(5, 12)
+def test_in_text_space_keys_and_values_read_erased_vectors():
+    layer, w = layer_eraser(12, 3, space="text"), weight(5, 12)
     text = torch.randn(2, 4, 12, dtype=torch.float64)
     assert torch.allclose(layer.edit_weight(w), w @ layer.P)
     assert torch.allclose(text @ layer.edit_weight(w).T, layer(text) @ w.T)
@@ -200,7 +200,7 @@ def test_on_the_side_of_the_text_keys_and_values_read_erased_vectors():
 
 @pytest.mark.parametrize("strength", [1.0, 0.3, -1.0])
 def test_the_text_s_edit_is_a_lora_linear_in_strength(strength):
-    layer, w = layer_eraser(12, 3, side="text"), weight(5, 12)
+    layer, w = layer_eraser(12, 3, space="text"), weight(5, 12)
     change = layer.edit_weight(w, strength) - w
     up, down = layer.change(w)
     assert up.shape == (5, 3) and down.shape == (3, 12)
@@ -211,58 +211,59 @@ def test_the_text_s_edit_is_a_lora_linear_in_strength(strength):
 
 
 @pytest.mark.parametrize("ranks", [(2, 3), (8, 7)], ids=["thin", "more than the width"])
-@pytest.mark.parametrize("side", SIDES)
-def test_then_edits_the_weight_once_more(side, ranks):
-    first, second = (layer_eraser(12, r, seed=r, side=side) for r in ranks)
-    w = weight(5, 12) if side == "text" else weight(12)
+@pytest.mark.parametrize("space", SPACES)
+def test_then_edits_the_weight_once_more(space, ranks):
+    first, second = (layer_eraser(12, r, seed=r, space=space) for r in ranks)
+    w = weight(5, 12) if space == "text" else weight(12)
     both = first.then(second)
     assert torch.allclose(both.edit_weight(w), second.edit_weight(first.edit_weight(w)))
     assert not torch.allclose(both.edit_weight(w), first.edit_weight(second.edit_weight(w)))
-    assert both.rank <= 12 and both.side == side
+    assert both.rank <= 12 and both.space == space
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_a_limited_eraser_keeps_its_side_and_the_strongest_changes_of_its_rows(side):
-    layer = layer_eraser(12, 5, side=side)
+@pytest.mark.parametrize("space", SPACES)
+def test_a_limited_eraser_keeps_its_space_and_the_strongest_changes_of_its_rows(space):
+    layer = layer_eraser(12, 5, space=space)
     rows = torch.randn(7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    layer = LayerEraser(layer.proj_left, layer.proj_right, rows, side)
+    layer = LayerEraser(layer.proj_left, layer.proj_right, rows, space)
     limited = layer.limited(2)
-    assert (limited.side, limited.rank) == (side, 2)
+    assert (limited.space, limited.rank) == (space, 2)
     missing = (layer(rows) - limited(rows)).norm()
     best = torch.linalg.svdvals(rows - layer(rows))[2:].norm()  # Eckart and Young
     assert missing == pytest.approx(float(best))
 
 
-def test_scaling_moving_and_dropping_rows_keep_the_side():
-    layer = layer_eraser(12, 3, side="text")
+def test_scaling_moving_and_dropping_rows_keep_the_space():
+    layer = layer_eraser(12, 3, space="text")
     parts = [layer.scaled(0.5), layer.scaled(0), layer.to(torch.float32)]
-    assert {each.side for each in parts} == {"text"}
+    assert {each.space for each in parts} == {"text"}
     text = Eraser({"a": layer, "b": layer}, provenance())
     wholes = [text, text.applied(0.5), text.limited(1), text.without_rows(), text.to(torch.half)]
-    assert {each.side for each in wholes} == {"text"}
-    assert eraser().side == "activations"
+    assert {each.space for each in wholes} == {"text"}
+    assert eraser().space == "activations"
 
 
 def test_a_layer_that_is_held_once_stays_so():
-    layer = layer_eraser(12, 3, side="text")
+    layer = layer_eraser(12, 3, space="text")
     text = Eraser({"a": layer, "b": layer, "c": layer_eraser(12, 3, 1, "text")}, provenance())
     for each in (text.applied(0.5), text.limited(1), text.without_rows(), text.to(torch.half)):
         assert each.layers["a"] is each.layers["b"] is not each.layers["c"]
 
 
-def test_the_fingerprint_knows_the_side():
-    sides = [
-        Eraser({"a": layer_eraser(12, 3, side=side)}, provenance()).fingerprint for side in SIDES
+def test_the_fingerprint_knows_the_space():
+    spaces = [
+        Eraser({"a": layer_eraser(12, 3, space=space)}, provenance()).fingerprint
+        for space in SPACES
     ]
-    assert sides[0] != sides[1]
+    assert spaces[0] != spaces[1]
 
 
-def test_sides_do_not_mix():
-    text = layer_eraser(12, 3, side="text")
-    with pytest.raises(EraserError, match="sides differ"):
+def test_spaces_do_not_mix():
+    text = layer_eraser(12, 3, space="text")
+    with pytest.raises(EraserError, match="spaces differ"):
         text.then(layer_eraser(12, 3))
-    with pytest.raises(EraserError, match="Widths or sides differ: 12 and 11"):
-        text.then(layer_eraser(11, 3, side="text"))
+    with pytest.raises(EraserError, match="Widths or spaces differ: 12 and 11"):
+        text.then(layer_eraser(11, 3, space="text"))
     with pytest.raises(EraserError, match="meant for text and others are not"):
         Eraser({"a": text, "b": layer_eraser(12, 3)}, provenance())
     with pytest.raises(EraserError, match=r"width 12, the weight has shape \(12, 5\)"):

@@ -58,7 +58,7 @@ def test_round_trip_of_text_methods(path, method):
     eraser = fit_text(method, text_task())
     save_eraser(eraser, path)
     loaded = load_eraser(path)
-    assert (loaded.side, loaded.widths) == (eraser.side, eraser.widths)
+    assert (loaded.space, loaded.widths) == (eraser.space, eraser.widths)
     assert loaded.provenance == eraser.provenance
     assert loaded.fingerprint == eraser.fingerprint
     for name, layer in eraser.layers.items():
@@ -72,7 +72,7 @@ def test_a_layer_that_all_share_is_written_and_read_once(path):
     tensors, metadata = contents(path)
     assert tensors.keys() == {f"{first}.{part}" for part in ("proj_left", "proj_right", "rows")}
     assert json.loads(metadata["shared"]) == dict.fromkeys(others, first)
-    assert metadata["side"] == "text"
+    assert metadata["space"] == "text"
     loaded = load_eraser(path)
     assert list(loaded.layers) == list(eraser.layers)
     assert len({id(layer) for layer in loaded.layers.values()}) == 1
@@ -97,7 +97,10 @@ def test_changed_text_erasers_can_be_saved(path, method, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, a, b: {"side": "image"}, "side: expected one of activations, text, got 'image'"),
+        (
+            lambda m, a, b: {"space": "image"},
+            "space: expected one of activations, text, got 'image'",
+        ),
         (lambda m, a, b: {"shared": "[]"}, "'shared'"),
         (lambda m, a, b: {"shared": json.dumps({b: 1})}, "'shared'"),
         (lambda m, a, b: {"shared": "{}"}, "missing or foreign"),
@@ -157,7 +160,7 @@ def test_the_format_is_the_documented_one(eraser, path):
     assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "1")
     assert json.loads(metadata["architecture"]) == eraser.widths
     assert json.loads(metadata["retain"]) == eraser.provenance.retain.record()
-    assert (metadata["side"], json.loads(metadata["shared"])) == ("activations", {})
+    assert (metadata["space"], json.loads(metadata["shared"])) == ("activations", {})
 
 
 def test_nothing_is_overwritten_unasked(eraser, path):

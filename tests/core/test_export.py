@@ -42,7 +42,7 @@ CASES = {
     "two of different kind": [(0, "values", 1.0), (1, "keys and values", -0.3)],
     "text": [(0, "keys and values", 0.5, "text")],
     "two texts": [(0, "values", 1.0, "text"), (1, "keys and values", -0.3, "text")],
-    "both sides": [
+    "both spaces": [
         (0, "values", 1.0),
         (1, "keys and values", 0.7, "text"),
         (2, "values", -0.3),
@@ -53,8 +53,8 @@ CASES = {
 
 def erasers_of(source: Path, case: str) -> list[Eraser]:
     return [
-        make_eraser(source, seed, edit, *side).applied(strength)
-        for seed, edit, strength, *side in CASES[case]
+        make_eraser(source, seed, edit, *space).applied(strength)
+        for seed, edit, strength, *space in CASES[case]
     ]
 
 
@@ -143,16 +143,16 @@ def test_a_float16_lora_is_balanced_and_rounds_the_change_alone(source, eraser):
 
 
 def test_a_lora_of_both_sides_does_not_depend_on_which_came_first(source):
-    erasers = erasers_of(source, "both sides")
+    erasers = erasers_of(source, "both spaces")
     opened = Source.open(source, erasers)
     one = lora_tensors(opened.model, erasers, opened)
-    turned = [erasers[index] for index in (1, 0, 3, 2)]  # each side in its own order
+    turned = [erasers[index] for index in (1, 0, 3, 2)]  # each space in its own order
     other = lora_tensors(opened.model, turned, opened)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_widths_are_those_of_the_side(source, eraser):
+def test_widths_are_those_of_the_space(source, eraser):
     model = Source.open(source, [eraser]).model
     assert set(model.widths(text=True).values()) == {24}
     assert set(model.widths().values()) == {64, 128}
@@ -160,10 +160,10 @@ def test_widths_are_those_of_the_side(source, eraser):
 
 
 def test_a_text_eraser_of_another_encoder_is_refused(source, tmp_path):
-    text = make_eraser(source, side="text")
+    text = make_eraser(source, space="text")
     wider = Eraser(
         {
-            name: LayerEraser(torch.zeros(25, 1), torch.zeros(1, 25), side="text")
+            name: LayerEraser(torch.zeros(25, 1), torch.zeros(1, 25), space="text")
             for name in text.layers
         },
         text.provenance,

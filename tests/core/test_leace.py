@@ -161,7 +161,7 @@ def test_the_fitted_eraser_is_the_solution(make_activations):
         rows, others = forget.rows[name].double(), retain.rows[name].double()
         expected = eraser_of(rows, [3 * each, 2 * each], others, 0.05)
         assert torch.allclose(layer.P.double(), expected, atol=1e-5)
-        assert layer.proj_left.dtype == torch.float32 and layer.side == "activations"
+        assert layer.proj_left.dtype == torch.float32 and layer.space == "activations"
         assert layer.rank == 2
         labels = one_hot([3 * each, 2 * each], len(others))
         erased = layer(torch.cat([rows, others]).float()).double()

@@ -1,4 +1,4 @@
-"""The text-side methods against their published formulas, written out densely, and at their limits.
+"""The methods by text against their published formulas, written out densely, and at their limits.
 
 Dense matrices act on columns as in the papers: W (d, D), c (D,).
 """
@@ -91,7 +91,7 @@ def beyond(method: str, task: TextTask, **settings: float | str) -> Eraser:
             found = chosen.solve_layer(task, layer, **values)
         else:
             found = chosen.solve(task, no_progress, **values)
-        return LayerEraser(found.left.float(), found.right.float(), side=usual.side)
+        return LayerEraser(found.left.float(), found.right.float(), space=usual.space)
 
     return replace(usual, layers={layer: solved(layer) for layer in usual.layers})
 
@@ -453,7 +453,7 @@ def test_oce_turns_the_values_by_the_polar_factor(name, rotation, general, prese
     objectives = [dense_objective(w, task, rotation, general, preserve) for w in values(task)]
     wanted = [polar(each) @ w for each, w in zip(objectives, values(task), strict=True)]
     after = edited(task, eraser)
-    assert eraser.side == "activations" and all(which[1] == "values" for which in after)
+    assert eraser.space == "activations" and all(which[1] == "values" for which in after)
     for found, expected, before in zip(after.values(), wanted, values(task), strict=True):
         assert (expected - before).norm() > 1e-2 * before.norm()
         assert (found - expected).norm() < 1e-5 * expected.norm()
@@ -631,7 +631,7 @@ def test_the_record_says_what_was_fitted(method):
     assert made.concepts == ("a cat", "a tall tower") and made.retain.prompts == RETAIN
     assert made.model == task.model.identity
     assert eraser.layers.keys() == LAYERS.keys()
-    assert bool(made.contribution) == (eraser.side == "activations")
+    assert bool(made.contribution) == (eraser.space == "activations")
     assert told[-1][0] == told[-1][1] and [done for done, _ in told] == [*range(1, len(told) + 1)]
 
 
@@ -639,7 +639,7 @@ def test_the_record_says_what_was_fitted(method):
 def test_erasers_are_as_wide_as_what_they_multiply(method):
     eraser = fit_text(method, TASKS["usual"])
     widths = LAYERS if method == "oce" else dict.fromkeys(LAYERS, WIDTH)
-    assert eraser.side == ("activations" if method == "oce" else "text")
+    assert eraser.space == ("activations" if method == "oce" else "text")
     assert eraser.widths == widths
     for layer in eraser.layers.values():
         assert layer.proj_left.dtype == layer.rows.dtype == torch.float32

@@ -98,5 +98,5 @@ def edited(task: TextTask, eraser: Eraser) -> dict[tuple[str, Role], Tensor]:
     after = {}
     for (layer, role), weight in weights(task, eraser).items():
         dense = eraser.layers[layer].to(torch.float64).P
-        after[layer, role] = weight @ dense if eraser.side == "text" else dense @ weight
+        after[layer, role] = weight @ dense if eraser.space == "text" else dense @ weight
     return after
