@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -15,8 +14,7 @@ inprocess.enter()
 from comfyui_pure.pure_core.report.canvas import Canvas
 from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED, RETAIN
 
-if TYPE_CHECKING:
-    from benchmarks.erasure import Row
+from benchmarks.rows import Row
 
 ROW, TOP, LEFT, BAR, GUTTER = 22, 56, 250, 110, 20
 COLUMNS = (

@@ -32,58 +32,17 @@ from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
 from benchmarks.chart import draw_table
 from benchmarks.common import MOST_CELLS, RESULTS, SPLITS, fit_method, markdown
 from benchmarks.narrow import Narrow
+from benchmarks.rows import COSTS, Result, Row
 from testbed.comfy.shipped import TRAJECTORY, Captured, Shipped
-from testbed.world.measure import Rate, Scores, Trial, model_rates
+from testbed.world.measure import Scores, Trial, model_rates
 from testbed.world.vocabulary import DEVELOPMENT
 
 MODELS = ("unedited", *METHODS, *TEXT_METHODS)
 FIELDS = ("model", "settings", "split", "kind", "concept", "method", "seed", "capture")
 """`seed` is that of the pictures and their prompts, `capture` that of the captured latents."""
 
-COSTS = ("capture_s", "fit_s", "rank")
 COMMON, AUTHORS = "common", "as authors"
 HEADS = ("by name", "by description", "neighbours", "everything else")
-
-
-class Result(NamedTuple):
-    """What came of one concept, method and seed."""
-
-    scores: Scores
-    capture_s: float = 0.0
-    """Seconds for capturing activations; 0 for methods that take none."""
-
-    fit_s: float = 0.0
-    """Seconds for fitting and applying."""
-
-    rank: float = 0.0
-    """Mean over layers."""
-
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Result:
-        """What an entry of the ledger says."""
-        scores = Scores(*(Rate(*entry[name]) for name in Scores._fields))
-        return cls(scores, *(entry[name] for name in COSTS))
-
-    def entry(self) -> dict[str, Any]:
-        """For the ledger."""
-        costs = {name: round(getattr(self, name), 2) for name in COSTS}
-        return {**self.scores._asdict(), **costs}
-
-
-class Row(NamedTuple):
-    """One method on one kind of concept, or on all."""
-
-    kind: str
-    method: str
-    total: Result
-    """Scores over all pictures, and mean costs."""
-
-    by_capture: list[float]
-    """The harmonic mean of every seed."""
-
-    mean_of_kinds: float
-    """The mean of the kinds' harmonic means, as the paper's is one of its categories'. Of one kind,
-    its own."""
 
 
 class Run(NamedTuple):

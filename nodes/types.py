@@ -102,7 +102,7 @@ def neighbours_input() -> io.String.Input:
             "What to keep: other concepts of the same kind, one a line, or on a single line with "
             "commas between them. About nine are good, the "
             "most similar ones (for one painter: other painters; for unsafe content: harmless "
-            "things that look alike). Without neighbours PURE also removes what the concept "
+            "things that look similar). Without neighbours PURE also removes what the concept "
             "shares with everything else and damages the model; the other methods cannot be "
             "fitted without them."
         ),

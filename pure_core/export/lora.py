@@ -40,7 +40,7 @@ def lora_tensors(
     weights: Weights,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """The LoRA's tensors under kohya's names, exact but for the rounding to `dtype`.
+    """The LoRA's tensors by `ModelFile.lora_name`, exact except for the rounding to `dtype`.
 
     The rank is the eraser's. Loaded at strength s on the same weights it is E_s W; of several
     erasers it holds the product, each at its own strength.

@@ -68,7 +68,7 @@ class Source:
         name = f"the eraser of {made.title}"
         if made.model.sketch.keys() != eraser.layers.keys():
             raise ModelFileError(
-                f"It cannot be told whether '{self.file.path.name}' is the model {name} was fitted "
+                f"Nothing shows whether '{self.file.path.name}' is the model {name} was fitted "
                 "on: the eraser comes from several models or does not say. If it is meant for "
                 "this file, allow any source (any_source)."
             )

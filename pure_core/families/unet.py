@@ -209,7 +209,10 @@ class UNetFile:
         return FileRows(self.prefix + own, 0, rows, rows) if rows else None
 
     def lora_name(self, site: str, role: Role) -> str:
-        """As kohya's trainer does: the module path of the diffusers library with underscores."""
+        """The module path of the diffusers library with underscores, which every LoRA loader reads.
+
+        Kohya's trainer names SD 1.x and 2.x like this, and SDXL by other paths.
+        """
         module = (
             self.in_this_file[site] if self.names.is_diffusers else self.names.diffusers_site(site)
         )

@@ -1,4 +1,4 @@
-"""Draws the help pages' pictures anew: python3 dev.py run tests/comfy/help_pictures.py
+"""Draws the help pages' pictures: python3 dev.py run testbed/comfy/help_pictures.py
 
 Every node as the editor shows it; those with a panel after a run.
 """

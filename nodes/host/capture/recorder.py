@@ -18,8 +18,8 @@ from .grid import Grid, Pooled
 
 IN_PIECES = (
     "A patch upstream runs the model on one part of the picture after the other, as tiled "
-    "diffusion does, and no part stands for the whole. Connect the model as it is before that "
-    "patch, and put the patch behind PURE."
+    "diffusion does, and a part cannot be used for the whole. Connect the model as it is before "
+    "that patch, and put the patch behind PURE."
 )
 
 
