@@ -114,10 +114,10 @@ def _feed_patcher(digest: Any, model: ModelPatcher, prefix: str = "") -> None:
         _feed(digest, model.injections)
 
 
-def _used(hung: dict[str, dict[Any, list[Any]]]) -> dict[str, list[Any]]:
+def _used(attached: dict[str, dict[Any, list[Any]]]) -> dict[str, list[Any]]:
     """The wrappers or callbacks of a model by their place, in the order in which they act."""
     places = {
-        place: [each for some in keys.values() for each in some] for place, keys in hung.items()
+        place: [each for some in keys.values() for each in some] for place, keys in attached.items()
     }
     return {place: functions for place, functions in places.items() if functions}
 

@@ -24,7 +24,7 @@ Part = Literal["cross", "text", "all"]
 that text tokens contribute, in an attention over text and image tokens with projections of their
 own. all: everything, because text and image tokens share their projections."""
 
-Heard = Callable[[Tensor], None]
+Listener = Callable[[Tensor], None]
 """Takes a site's h of one model call, (rows, positions, d)."""
 
 
@@ -172,7 +172,7 @@ class Family(Protocol):
     def sites(self, net: nn.Module) -> list[Site]:
         """Where the model reads text, in the order of its modules; none if it reads none."""
 
-    def listen(self, net: nn.Module, site: Site, heard: Heard) -> Callable[[], None]:
+    def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
         """Pass on the site's h at every model call, until the function that is returned is called.
 
         Nothing of the model may change.
@@ -191,13 +191,13 @@ class Family(Protocol):
         """The model in a file with these tensors, or None if it holds none of this family."""
 
 
-def listen_to_output(net: nn.Module, site: Site, heard: Heard) -> Callable[[], None]:
-    """For sites whose h is all that `site.out` gets: a forward pre-hook there hears it.
+def listen_to_output(net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
+    """For sites whose h is all that `site.out` gets: a forward pre-hook there reads it.
 
     It sees h whatever attention backend, LoRA or attention patch is in use.
     """
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        heard(inputs[0])
+        listener(inputs[0])
 
     return net.get_submodule(site.out).register_forward_pre_hook(hook).remove
