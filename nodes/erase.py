@@ -10,6 +10,7 @@ from ..pure_core.fitting import fit
 from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
 from ..pure_core.trajectory import Trajectory
+from .defaults import MAX_RANK
 from .host.capture import remembered_capture
 from .host.patch import patch
 from .host.progress import progress
@@ -74,7 +75,7 @@ class EraseConcept(io.ComfyNode):
                 strength_input(multiplies=False),
                 *(advanced(optional(widget)) for widget in trajectory_inputs()),
                 advanced(templates_input()),
-                max_rank_input(),
+                max_rank_input(MAX_RANK),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model without the concept."),
@@ -103,7 +104,7 @@ class EraseConcept(io.ComfyNode):
         method: str,
         strength: float,
         templates: str = "",
-        max_rank: int = 0,
+        max_rank: int = MAX_RANK,
         **trajectory: Any,
     ) -> io.NodeOutput:
         anchors = anchors_for(concept, kind, neighbours, templates)

@@ -5,6 +5,7 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..pure_core import activations, eraser
+from ..pure_core.combine import require_joinable
 from ..pure_core.report import summary
 from .host.files import ACTIVATIONS, ERASERS
 from .types import (
@@ -65,7 +66,8 @@ class SaveEraser(io.ComfyNode):
                         tooltip=(
                             "On: the file also holds the concept's activations, so that PURE "
                             "Combine Erasers can join it with others, and is several times as "
-                            "large. Off: it can still be combined in sequence."
+                            "large; an eraser that cannot be joined is refused. Off: it can still "
+                            "be combined in sequence."
                         ),
                     )
                 ),
@@ -78,6 +80,8 @@ class SaveEraser(io.ComfyNode):
     def execute(
         cls, eraser: eraser.Eraser, filename_prefix: str, joinable: bool = False
     ) -> io.NodeOutput:
+        if joinable:
+            require_joinable(eraser)
         kept = eraser if joinable else eraser.without_rows()
         return written(ERASERS.save(kept, filename_prefix))
 

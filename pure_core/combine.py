@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -44,15 +44,25 @@ IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
 
 
-def can_be_joined(eraser: Eraser) -> bool:
-    """Whether it holds what joining needs, and is as a method with a joint form fitted it."""
+def why_not_joinable(eraser: Eraser) -> str:
+    """What keeps it from being joined with others, as the end of a sentence; empty if nothing."""
     made = eraser.provenance
-    changed = any(name in made.settings for name in CHANGES)
-    return eraser.joinable and not changed and _joint_form(made)
+    if made.method not in METHODS or METHODS[made.method].join is None:
+        return f"the method {made.method} has no joint form for fitted erasers"
+    changed = [name for name in CHANGES if name in made.settings]
+    if changed:
+        return f"{changed[0]} was applied to it"
+    return "" if eraser.joinable else "it does not hold the rows it was fitted on"
 
 
-def _joint_form(made: Provenance) -> bool:
-    return made.method in METHODS and METHODS[made.method].join is not None
+def require_joinable(eraser: Eraser) -> None:
+    """Raise EraserError, naming the reason, unless it can be joined with others."""
+    if why := why_not_joinable(eraser):
+        raise EraserError(
+            f"The eraser of {eraser.provenance.title} cannot be joined with others, because {why}. "
+            "Join erasers as PURE Fit gives them, with max_rank 0, saved with 'joinable' on, and "
+            "choose layers and rank afterwards; or combine in sequence."
+        )
 
 
 def chosen_mode(mode: str) -> Mode:
@@ -100,10 +110,8 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
     made = [each.provenance for each in erasers]
     first, method = made[0], METHODS.get(made[0].method)
     for each in erasers:
-        if not each.joinable:
-            _refuse(each.provenance, "it does not hold the rows it was fitted on")
-    for other in erasers:
-        _require_joinable(erasers[0], other)
+        require_joinable(each)
+        _require_same_making(erasers[0], each)
     assert method is not None and method.join is not None  # or it were not joinable
     if retain is not None:
         retain = retain.pooled() if method.cells == 1 else retain  # as every fit of the method
@@ -236,17 +244,8 @@ def _method_settings(method: Method, made: Provenance) -> dict[str, Any]:
         ) from error
 
 
-def _require_joinable(one: Eraser, other: Eraser) -> None:
+def _require_same_making(one: Eraser, other: Eraser) -> None:
     """Raise EraserError unless both come from one method, in one way, from one model."""
-    for made in (one.provenance, other.provenance):
-        if not _joint_form(made):
-            raise EraserError(
-                f"The eraser of {made.title} cannot be joined with others: the method "
-                f"{made.method} has no joint form for fitted erasers. Fit all concepts at once "
-                "instead, or combine in sequence."
-            )
-        if any(name in made.settings for name in CHANGES):
-            _refuse(made, "")
     first, second = one.provenance, other.provenance
     pairs = {
         "method": (first.method, second.method),
@@ -259,17 +258,6 @@ def _require_joinable(one: Eraser, other: Eraser) -> None:
         f"The erasers of {first.title} and {second.title} cannot be joined",
         pairs,
         first.model.difference(second.model),
-    )
-
-
-def _refuse(made: Provenance, why: str) -> NoReturn:
-    """Raise EraserError: this one cannot be joined."""
-    changed = [name for name in CHANGES if name in made.settings]
-    why = f"{changed[0]} was applied to it" if changed else why
-    raise EraserError(
-        f"The eraser of {made.title} cannot be joined with others, because {why}. Join erasers as "
-        "PURE Fit gives them, saved with 'joinable' on, and choose layers and rank afterwards; or "
-        "combine in sequence."
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..activations import Activations, neighbour_means
 from ..bases import fit_basis
-from ..combine import can_be_joined
+from ..combine import why_not_joinable
 from ..eraser import Eraser, LayerEraser, Provenance, require_same_widths
 from ..fitting import require_comparable
 from ..methods import METHODS
@@ -227,14 +227,14 @@ def summary(eraser: Eraser) -> str:
     layers = {id(layer): layer for layer in eraser.layers.values()}.values()
     factors = sum(2 * 4 * layer.rank * layer.width for layer in layers)
     both = factors + sum(4 * layer.rows.numel() for layer in layers if layer.rows is not None)
-    sizes = _sizes(eraser.ranks, eraser.widths)
+    sizes, why = _sizes(eraser.ranks, eraser.widths), why_not_joinable(eraser)
     return "\n".join(
         [
             *_made(eraser),
             f"{sizes}; as a file {factors / 1e6:.1f} MB.",
-            f"It can be joined with others; saved with 'joinable' on it has {both / 1e6:.1f} MB."
-            if can_be_joined(eraser)
-            else "It cannot be joined with others, only combined in sequence.",
+            f"It cannot be joined with others, only combined in sequence: {why}."
+            if why
+            else f"It can be joined with others; saved with 'joinable' on: {both / 1e6:.1f} MB.",
         ]
     )
 

@@ -23,7 +23,7 @@ from comfyui_pure.nodes.host.identity import identity
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
 from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.pure_core.anchors import AnchorSet
-from comfyui_pure.pure_core.errors import FileNameError, FolderError, ModelFileError
+from comfyui_pure.pure_core.errors import EraserError, FileNameError, FolderError, ModelFileError
 from comfyui_pure.pure_core.export import read_history
 from comfyui_pure.pure_core.files.safetensors_file import SafetensorsFile
 from comfyui_pure.pure_core.fitting import fit
@@ -109,6 +109,16 @@ def test_an_eraser_carries_rows_only_if_asked_to(folders, loaded):
     assert said[None] == said[False]
     assert "It cannot be joined with others" in said[False]
     assert "It can be joined with others" in said[True]
+
+
+def test_an_eraser_that_cannot_be_joined_is_not_saved_as_joinable(folders, loaded):
+    forget = capture(loaded.model, loaded.clip, AnchorSet.written([["a ball"]]), QUICK)
+    limited = fit("pure", forget, None).limited(1)
+    before = sorted(folders.rglob("*"))
+    with pytest.raises(EraserError, match=r"'a ball'.* because max_rank was applied.* max_rank 0"):
+        execute(SaveEraser, eraser=limited, filename_prefix="e", joinable=True)
+    assert sorted(folders.rglob("*")) == before
+    execute(SaveEraser, eraser=limited, filename_prefix="e")
 
 
 def test_without_metadata_no_prompt_is_written(folders, loaded, without_metadata):
