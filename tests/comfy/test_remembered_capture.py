@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from comfyui_pure.nodes import EraseConcept
-from comfyui_pure.nodes.host.capture import memory
+from comfyui_pure.nodes.host.capture import memory, run
 
 from testbed.comfy.stock import QUICK_ERASING, Loaded, execute, with_lora, with_wrapper
 
@@ -97,3 +97,15 @@ def test_no_more_than_two_are_remembered(watched: Watched) -> None:
     for seed in range(4):
         watched.erase(seed=seed)
     assert len(memory.remembered[watched.model]) == memory.MOST
+
+
+def test_only_the_last_is_remembered_where_two_are_too_large(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.erase(seed=0)
+    (entry,) = memory.remembered[watched.model]
+    monkeypatch.setattr(run, "MOST_MEMORY", 2 * entry.captured.size() - 1)
+    watched.erase(seed=1)
+    (left,) = memory.remembered[watched.model]
+    assert left is not entry
+    assert watched.erase(seed=1)[1] == 0

@@ -19,10 +19,11 @@ from ....pure_core.activations import Activations
 from ....pure_core.concepts import Anchors
 from ....pure_core.trajectory import Trajectory
 from ..identity import fingerprint
-from .run import capture_both
+from . import run
 
 MOST = 2
-"""Captures that are remembered for a model."""
+"""Captures that are remembered for a model, the last one always, others if all fit into
+`run.MOST_MEMORY`."""
 
 
 class Captured(NamedTuple):
@@ -34,6 +35,11 @@ class Captured(NamedTuple):
     def pooled(self) -> Captured:
         """Both averaged over the whole picture."""
         return Captured(self.forget.pooled(), self.retain and self.retain.pooled())
+
+    def size(self) -> int:
+        """Bytes of rows."""
+        sides = [side for side in self if side is not None]
+        return sum(rows.nbytes for side in sides for rows in side.rows.values())
 
 
 class Remembered(NamedTuple):
@@ -64,7 +70,12 @@ def remembered_capture(
     for entry in entries:
         if entry.key == key and trajectory.cells in (1, entry.asked):
             return entry.captured if entry.asked == trajectory.cells else entry.captured.pooled()
-    captured = Captured(*capture_both(model, clip, anchors, trajectory))
+    captured = Captured(*run.capture_both(model, clip, anchors, trajectory))
     entries.insert(0, Remembered(key, trajectory.cells, captured))
-    del entries[MOST:]
+    while len(entries) > MOST or (len(entries) > 1 and _size(entries) > run.MOST_MEMORY):
+        entries.pop()
     return captured
+
+
+def _size(entries: list[Remembered]) -> int:
+    return sum(entry.captured.size() for entry in entries)
