@@ -72,6 +72,14 @@ class TextVectors:
         """Of every prompt (k, D): from its last word's last token to the end of the padding."""
         return [each[end - 1 :] for each, end in zip(self.vectors, self.ends, strict=True)]
 
+    def chosen(self, numbers: Sequence[int]) -> TextVectors:
+        """Some of the prompts, by their numbers."""
+        return TextVectors(
+            AnchorSet(tuple(self.anchors[number] for number in numbers)),
+            tuple(self.vectors[number] for number in numbers),
+            tuple(self.ends[number] for number in numbers),
+        )
+
     def _each(self, part: Callable[[Tensor, int], Tensor]) -> Tensor:
         return torch.cat([part(*each) for each in zip(self.vectors, self.ends, strict=True)])
 

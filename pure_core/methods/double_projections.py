@@ -13,9 +13,11 @@ As in the authors' code: the tokens of the words without start, end and padding;
 single token is taken as it is, unprojected; without retain prompts the edit runs along c itself;
 tokens that lie in the retained span (|x|^2 < 1e-10) are passed over; retained directions are those
 with singular values above 1e-6. Differences: an empty anchor is the empty prompt's end token; and
-of a concept's prompts one is edited, its bare name, or the shortest where none is just the name.
-The authors give bare names only. Prompts share their last token's direction, so that every later
-edit would move the token of an earlier one off its target again.
+of a concept's prompts one is edited, its bare name, or the shortest where none is just the name,
+and so it is with what is retained, except for prompts written by hand, which all are. The authors
+give bare names only. Prompts share their last token's direction, so that every later edit would
+move the token of an earlier one off its target again, and the words of all phrasings would leave
+little room outside of them.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from ..anchors import AnchorSet
 from ..eraser import LayerEraser, product
 from ..errors import FitError
 from ..progress import Progress
-from ..text import TextTask
+from ..text import TextTask, TextVectors
 from .method import TextEdit, TextMethod
 
 OUTSIDE = 1e-10
@@ -45,7 +47,7 @@ def solve(task: TextTask, progress: Progress) -> TextEdit:
     Raises:
         FitError: every token of the concept is among the retained ones.
     """
-    outside = outside_of(None if task.retain is None else task.retain.words)
+    outside = outside_of(None if task.retain is None else kept(task.retain).words)
     edits, read = [], []
     numbers = names(task.forget.anchors)
     for done, number in enumerate(numbers, start=1):
@@ -79,6 +81,14 @@ def names(anchors: AnchorSet) -> list[int]:
     for number, anchor in enumerate(anchors):
         of_concept.setdefault(anchor.concept, []).append(number)
     return [min(numbers, key=rank) for numbers in of_concept.values()]
+
+
+def kept(retain: TextVectors) -> TextVectors:
+    """The name of each concept in several phrasings, and every prompt that was written by hand."""
+    chosen = names(retain.anchors)
+    return retain.chosen(
+        [n for n, each in enumerate(retain.anchors) if n in chosen or not each.phrasing]
+    )
 
 
 def proxy(token: Tensor, anchor: Tensor) -> Tensor:

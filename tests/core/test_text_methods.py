@@ -20,7 +20,7 @@ from pure_core.families import ROLES
 from pure_core.fitting import fit_text
 from pure_core.methods import TEXT_METHODS
 from pure_core.methods.cure import cure_factors
-from pure_core.methods.double_projections import names, outside_of, proxy
+from pure_core.methods.double_projections import kept, names, outside_of, proxy
 from pure_core.methods.oce import oce_rotation
 from pure_core.methods.pure import pure_factors
 from pure_core.methods.rece import recovered, weight_moment
@@ -556,6 +556,25 @@ def test_double_projections_edits_the_bare_name_of_every_concept_or_else_the_sho
     one, other = (edited(task, fit_text("double projections", task)) for task in (alone, phrasings))
     for which, weight in one.items():
         assert torch.equal(weight, other[which])
+
+
+def test_double_projections_retains_names_and_prompts_written_by_hand():
+    dog = ("a dog", "a photo of a dog", "a drawing of a dog")
+    phrased = replace(
+        encoded(*dog),
+        anchors=AnchorSet.phrased(["a dog"], ["{}", "a photo of {}", "a drawing of {}"]),
+    )
+    assert kept(phrased).prompts == ("a dog",)
+    by_hand = encoded(*dog)
+    assert kept(by_hand).prompts == dog
+    task = text_task(("cat",))
+    one, other = (
+        fit_text("double projections", replace(task, retain=each))
+        for each in (phrased, encoded("a dog"))
+    )
+    assert one.fingerprint == other.fingerprint
+    every = fit_text("double projections", replace(task, retain=by_hand))
+    assert every.fingerprint != one.fingerprint
 
 
 def test_double_projections_leaves_retained_tokens_alone():
