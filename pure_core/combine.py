@@ -44,11 +44,14 @@ IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
 
 
+NO_JOINT_FORM = "the method {} has no joint form for fitted erasers"
+
+
 def why_not_joinable(eraser: Eraser) -> str:
     """What keeps it from being joined with others, as the end of a sentence; empty if nothing."""
     made = eraser.provenance
     if made.method not in METHODS or METHODS[made.method].join is None:
-        return f"the method {made.method} has no joint form for fitted erasers"
+        return NO_JOINT_FORM.format(made.method)
     changed = [name for name in CHANGES if name in made.settings]
     if changed:
         return f"{changed[0]} was applied to it"
@@ -56,13 +59,20 @@ def why_not_joinable(eraser: Eraser) -> str:
 
 
 def require_joinable(eraser: Eraser) -> None:
-    """Raise EraserError, naming the reason, unless it can be joined with others."""
-    if why := why_not_joinable(eraser):
-        raise EraserError(
-            f"The eraser of {eraser.provenance.title} cannot be joined with others, because {why}. "
-            "Join erasers as PURE Fit gives them, with max_rank 0, saved with 'joinable' on, and "
-            "choose layers and rank afterwards; or combine in sequence."
-        )
+    """Raise EraserError, with the reason and what to do, unless it can be joined with others."""
+    made, why = eraser.provenance, why_not_joinable(eraser)
+    if not why:
+        return
+    remedy = (
+        "Fit all concepts at once instead"
+        if why == NO_JOINT_FORM.format(made.method)
+        else "Join erasers as PURE Fit gives them, with max_rank 0, saved with 'joinable' on, and "
+        "choose layers and rank afterwards"
+    )
+    raise EraserError(
+        f"The eraser of {made.title} cannot be joined with others, because {why}. {remedy}; or "
+        "combine in sequence."
+    )
 
 
 def chosen_mode(mode: str) -> Mode:

@@ -7,6 +7,7 @@
 import { app } from "../../scripts/app.js"
 
 const usersOf = new Map() // type of node -> name of a setting -> the methods that use it
+const sizes = new WeakMap() // hidden widget -> what it had as a computeSize of its own
 
 /** Remembers what the server says of a type of node. */
 export function learnMethods(type, inputs) {
@@ -60,6 +61,20 @@ function setHidden(widget, hidden) {
     widget.hidden = gone
     widget.options.hidden = gone
     if (copy?.options) copy.options.hidden = gone
+    takeRoom(widget, !gone)
+}
+
+/** Older editors leave room for hidden widgets, unless they say that they need none. */
+function takeRoom(widget, takes) {
+    if (!takes && !sizes.has(widget)) {
+        sizes.set(widget, Object.getOwnPropertyDescriptor(widget, "computeSize"))
+        widget.computeSize = () => [0, -4] // the space between widgets is 4
+    } else if (takes && sizes.has(widget)) {
+        delete widget.computeSize
+        const own = sizes.get(widget)
+        if (own) Object.defineProperty(widget, "computeSize", own)
+        sizes.delete(widget)
+    }
 }
 
 /** Makes the node as high as its widgets need. */

@@ -383,7 +383,7 @@ def test_an_example_writes_its_file_and_shows_the_path(ran: Ran, comfy_server: C
         assert ran.texts == [str(file)]
         described = describe(file)
         (eraser,) = described.get("erasers", [described])
-        assert eraser["concepts"] == ["Zephyra"]
+        assert list(eraser["concepts"]) == ["Zephyra"]
 
 
 def test_an_example_erases_its_concept_and_keeps_the_neighbour(ran: Ran) -> None:

@@ -72,6 +72,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder_paths.set_output_directory(own_output)
 
 
+@pytest.fixture(autouse=True)
+def no_files_left(checkpoints: Path) -> Iterator[None]:
+    """A checkpoint has 340 MB: a test's own go with it, those of fixtures stay."""
+
+    def written() -> set[Path]:
+        return {path for path in checkpoints.parent.rglob("*") if path.is_file()}
+
+    before = written()
+    yield
+    for path in written() - before:
+        path.unlink()
+
+
 @pytest.fixture(scope="module")
 def source(checkpoint: Path, checkpoints: Path) -> Source:
     """The shipped model in float32, so that nothing is rounded on the way."""
