@@ -53,10 +53,9 @@ def test_it_draws_what_is_asked(shipped: Shipped) -> None:
     assert total.value >= 0.9, rates
 
 
-@pytest.mark.parametrize(
-    ("kind", "concept"), [("object", "house"), ("character", "Zephyra"), ("style", "blueprint")]
-)
-def test_the_default_erases_and_keeps(shipped: Shipped, kind: str, concept: str) -> None:
+def test_the_default_erases_and_keeps(shipped: Shipped, comfy_version: tuple[int, ...]) -> None:
+    """One kind in each version, to save minutes; the examples erase a character in both."""
+    kind, concept = ("style", "blueprint") if comfy_version < (0, 30) else ("object", "house")
     trial = Trial.of(kind, concept, 6)._replace(
         by_description=[], unlisted_neighbours=[], everything_else=[]
     )
