@@ -44,14 +44,11 @@ IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
 
 
-NO_JOINT_FORM = "the method {} has no joint form for fitted erasers"
-
-
 def why_not_joinable(eraser: Eraser) -> str:
     """What keeps it from being joined with others, as the end of a sentence; empty if nothing."""
     made = eraser.provenance
-    if made.method not in METHODS or METHODS[made.method].join is None:
-        return NO_JOINT_FORM.format(made.method)
+    if not _has_joint_form(made):
+        return f"the method {made.method} has no joint form for fitted erasers"
     changed = [name for name in CHANGES if name in made.settings]
     if changed:
         return f"{changed[0]} was applied to it"
@@ -64,15 +61,19 @@ def require_joinable(eraser: Eraser) -> None:
     if not why:
         return
     remedy = (
-        "Fit all concepts at once instead"
-        if why == NO_JOINT_FORM.format(made.method)
-        else "Join erasers as PURE Fit gives them, with max_rank 0, saved with 'joinable' on, and "
+        "Join erasers as PURE Fit gives them, with max_rank 0, saved with 'joinable' on, and "
         "choose layers and rank afterwards"
+        if _has_joint_form(made)
+        else "Fit all concepts at once instead"
     )
     raise EraserError(
         f"The eraser of {made.title} cannot be joined with others, because {why}. {remedy}; or "
         "combine in sequence."
     )
+
+
+def _has_joint_form(made: Provenance) -> bool:
+    return made.method in METHODS and METHODS[made.method].join is not None
 
 
 def chosen_mode(mode: str) -> Mode:
