@@ -18,7 +18,7 @@ from testbed.comfy import inprocess
 from testbed.world import narrow
 from testbed.world.expand import INNER
 from testbed.world.measure import Sampler, Trial
-from testbed.world.networks import WIDE
+from testbed.world.networks import HEADS, NARROW_HEAD, WIDE
 from testbed.world.words import tokens
 
 inprocess.enter()
@@ -97,7 +97,14 @@ class Narrow:
         rows = {name: _widened(torch.cat(parts).flatten(0, 2)) for name, parts in cells.items()}
         whole = {name: _widened(torch.cat(parts).flatten(0, 1)) for name, parts in means.items()}
         by_cells = trajectory.cells > 1
-        return Activations(rows, anchors, trajectory, IDENTITY, whole if by_cells else None)
+        return Activations(
+            rows,
+            anchors,
+            trajectory,
+            IDENTITY,
+            whole if by_cells else None,
+            dict.fromkeys(rows, HEADS),
+        )
 
     def text_task(self, trial: Trial) -> TextTask:
         """What `PURE_FitText` fits on for the trial's concept."""
@@ -133,4 +140,6 @@ def _narrowed(layer: LayerEraser) -> LayerEraser:
     """The channels that the narrow model has, of an eraser fitted on wide rows."""
     if layer.width != WIDE:
         return layer
+    if layer.by_head:
+        return LayerEraser(layer.proj_left[:, :NARROW_HEAD], layer.proj_right[..., :NARROW_HEAD])
     return LayerEraser(layer.proj_left[INNER], layer.proj_right[:, INNER])

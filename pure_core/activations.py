@@ -8,7 +8,7 @@ anchor, latent and denoising step, so each layer has a matrix H of shape (n, d).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from einops import rearrange, repeat
@@ -39,6 +39,9 @@ class Activations:
     run_steps, d). Cells overlap where they do not divide a picture, so the mean over cells is not
     the mean over positions. None with one cell, whose rows are these means."""
 
+    heads: dict[str, int] = field(default_factory=dict)
+    """Layer -> heads side by side in its rows. Empty if that was not recorded."""
+
     def __post_init__(self) -> None:
         self.trajectory.check()
         if not self.anchors:
@@ -56,6 +59,12 @@ class Activations:
             self._check(layer, rows, self.trajectory.cells**2)
         for layer, rows in (self.means or {}).items():
             self._check(layer, rows, 1)
+        for layer, heads in self.heads.items():
+            if layer not in self.rows or heads < 1 or self.rows[layer].shape[1] % heads:
+                raise ActivationError(
+                    f"heads: {heads} for layer {layer}, which is not a number into which its "
+                    f"{self.widths.get(layer, 0)} channels divide."
+                )
 
     def _check(self, layer: str, rows: Tensor, cells: int) -> None:
         trajectory = self.trajectory
@@ -107,6 +116,15 @@ class Activations:
         first = part(self.anchors[:anchors], slice(anchors))
         return first, part(rest, slice(anchors, None)) if rest else None
 
+    def head(self, layer: str, number: int) -> Activations:
+        """The rows of one head of one layer, (n, d / heads)."""
+
+        def columns(rows: Tensor) -> Tensor:
+            return rows.unflatten(1, (self.heads[layer], -1))[:, number].contiguous()
+
+        means = self.means and {layer: columns(self.means[layer])}
+        return replace(self, rows={layer: columns(self.rows[layer])}, means=means, heads={})
+
     def grid(self, layer: str) -> Tensor:
         """The rows of one layer as (anchors, latents, run_steps x cells^2, d)."""
         return rearrange(
@@ -155,7 +173,7 @@ class Activations:
                 + "; ".join(differences)
                 + ". Capture both with the same settings and model."
             )
-        if self.widths != other.widths:
+        if self.widths != other.widths or self.heads != other.heads:
             raise ActivationError(
                 "Activations of different layers cannot be joined: "
                 f"{len(self.rows)} layers of widths {sorted(set(self.widths.values()))} and "
@@ -176,9 +194,11 @@ class ActivationCollector:
         anchors: AnchorSet,
         trajectory: Trajectory,
         model: ModelIdentity,
+        heads: Mapping[str, int] | None = None,
     ) -> None:
-        """`layers` maps each layer's name to its width d."""
+        """`layers` maps each layer's name to its width d, `heads` to its number of heads."""
         self.anchors, self.trajectory, self.model = anchors, trajectory, model
+        self.heads = dict(heads or {})
         grid = (len(anchors), trajectory.latents, trajectory.run_steps)
         parts = trajectory.cells**2
         self._rows = {layer: torch.zeros(*grid, parts, d) for layer, d in layers.items()}
@@ -266,7 +286,7 @@ class ActivationCollector:
             )
         rows = {layer: grid.flatten(0, 3) for layer, grid in self._rows.items()}
         means = self._means and {layer: grid.flatten(0, 2) for layer, grid in self._means.items()}
-        return Activations(rows, self.anchors, self.trajectory, self.model, means)
+        return Activations(rows, self.anchors, self.trajectory, self.model, means, self.heads)
 
 
 def neighbour_means(forget: Activations, retain: Activations, layer: str) -> Tensor:

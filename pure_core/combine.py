@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, get_args
@@ -140,7 +140,7 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
     for done, name in enumerate(erasers[0].layers, start=1):
         rows = None if retain is None else retain.rows[name]
         parts = [each.layers[name] for each in erasers]
-        layers[name] = method.join(JoinTask(parts, shares, concepts, rows, settings))
+        layers[name] = _joined(method.join, JoinTask(parts, shares, concepts, rows, settings))
         progress(done, len(erasers[0].layers))
     record = replace(
         _record(made),
@@ -148,6 +148,24 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
         contribution=contribution(layers),
     )
     return replace(erasers[0], layers=layers, provenance=record)
+
+
+def _joined(join: Callable[[JoinTask], LayerEraser], task: JoinTask) -> LayerEraser:
+    """One layer of several erasers, joined as it was fitted: whole, or head by head."""
+    heads = task.layers[0].heads
+    if not task.layers[0].by_head:
+        return join(task)
+    retain = None if task.retain is None else task.retain.unflatten(1, (heads, -1))
+    blocks = [
+        join(
+            task._replace(
+                layers=[layer.head(number) for layer in task.layers],
+                retain=None if retain is None else retain[:, number],
+            )
+        )
+        for number in range(heads)
+    ]
+    return LayerEraser.of_heads(blocks, mixed_rows(task.layers, task.shares).float())
 
 
 def _in_sequence(erasers: Sequence[Eraser], progress: Progress) -> Eraser:
@@ -189,10 +207,17 @@ def _product(
     """One layer of every eraser, each at its strength, as one at its numerical rank."""
     parts = [layer.to("cpu", torch.float64) for layer in layers]
     whole = product([part.scaled(own) for part, own in zip(parts, strengths, strict=True)])
-    left, right = thin_product(whole.proj_left, whole.proj_right)
     known = all(part.rows is not None for part in parts)
     rows = mixed_rows(parts, shares).float() if known else None
-    return LayerEraser(left.float(), right.float(), rows, whole.space)
+    if whole.by_head:
+        return LayerEraser.of_heads([_thin(whole.head(k)) for k in range(whole.heads)], rows)
+    return replace(_thin(whole), rows=rows)
+
+
+def _thin(layer: LayerEraser) -> LayerEraser:
+    """The same at its numerical rank, float32."""
+    left, right = thin_product(layer.proj_left, layer.proj_right)
+    return LayerEraser(left.float(), right.float(), space=layer.space)
 
 
 def _shares(made: Sequence[Provenance]) -> list[float]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .anchors import AnchorSet
 from .errors import EraserError, require_one_of
@@ -47,17 +48,19 @@ class LayerEraser:
     E is meant for activations h, the outputs of all heads side by side. Multiplying the value
     projection by E gives E h exactly for one head, where attention mixes values linearly:
     A (V E^T) = (A V) E^T. With several heads it does so for what E mixes within a head; a value
-    that E carries to another head is weighted by that head's attention instead of its own.
+    that E carries to another head is weighted by that head's attention instead of its own. So an
+    E of one block a head arrives exactly: its factors hold the blocks one after the other, and
+    everything here works on all of them at once.
 
     An eraser in text space is meant for the vectors c that the layer reads. Then d is
     their width, and keys and values of E c are (W E) c.
     """
 
     proj_left: Tensor
-    """L of shape (d, r)."""
+    """L of shape (d, r), or (heads, d / heads, r) with a block for each head."""
 
     proj_right: Tensor
-    """R of shape (r, d)."""
+    """R of shape (r, d), or (heads, r, d / heads)."""
 
     rows: Tensor | None = None
     """X of shape (m, d) with X^T X = H_F^T H_F / n_F, the second moment of the forget rows, which
@@ -67,35 +70,86 @@ class LayerEraser:
 
     def __post_init__(self) -> None:
         left, right = tuple(self.proj_left.shape), tuple(self.proj_right.shape)
-        if len(left) != 2 or left != right[::-1]:
+        if len(left) not in (2, 3) or left != (*right[:-2], right[-1], right[-2]) or 0 in left[:-1]:
             raise EraserError(
-                f"Expected proj_left of shape (d, r) and proj_right of shape (r, d), got {left} "
-                f"and {right}."
+                "Expected proj_left of shape (d, r) and proj_right of shape (r, d), or (heads, "
+                f"d / heads, r) and (heads, r, d / heads), got {left} and {right}."
             )
-        if self.rows is not None and (self.rows.ndim != 2 or self.rows.shape[1] != left[0]):
+        if self.rows is not None and (self.rows.ndim != 2 or self.rows.shape[1] != self.width):
             raise EraserError(
-                f"Expected rows of shape (m, {left[0]}), got {tuple(self.rows.shape)}."
+                f"Expected rows of shape (m, {self.width}), got {tuple(self.rows.shape)}."
             )
+        if self.by_head and self.space == "text":
+            raise EraserError("The text has no heads: expected factors (d, r) and (r, d).")
+
+    @classmethod
+    def of_heads(cls, blocks: Sequence[LayerEraser], rows: Tensor | None = None) -> LayerEraser:
+        """One block for each head, of the same width; ranks may differ."""
+        rank = max(block.rank for block in blocks)
+        lefts = [pad(block.proj_left, (0, rank - block.rank)) for block in blocks]
+        rights = [pad(block.proj_right, (0, 0, 0, rank - block.rank)) for block in blocks]
+        return cls(torch.stack(lefts), torch.stack(rights), rows)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether every head is changed by itself."""
+        return self.proj_left.ndim == 3
+
+    @property
+    def heads(self) -> int:
+        """How many blocks E has: the layer's heads, or 1 where it may mix them."""
+        return self.proj_left.shape[0] if self.by_head else 1
 
     @property
     def width(self) -> int:
         """d, the number of channels of the layer's outputs or of the text."""
-        return self.proj_left.shape[0]
+        return self.heads * self.proj_left.shape[-2]
 
     @property
     def rank(self) -> int:
-        """r, an upper bound of the rank of E - I."""
-        return self.proj_left.shape[1]
+        """r, an upper bound of the rank of E - I, or of each head's block of it."""
+        return self.proj_left.shape[-1]
+
+    @property
+    def total_rank(self) -> int:
+        """An upper bound of the rank of all of E - I."""
+        return self.heads * self.rank
 
     @property
     def P(self) -> Tensor:
         """E as a dense (d, d) matrix. For tests and reports: d is up to 2048."""
         eye = torch.eye(self.width, dtype=self.proj_left.dtype, device=self.proj_left.device)
-        return eye - self.proj_left @ self.proj_right
+        dense = self.dense()
+        return eye - dense.proj_left @ dense.proj_right
+
+    def dense(self) -> LayerEraser:
+        """The same with factors (d, heads r) and (heads r, d), most of them zero."""
+        if not self.by_head:
+            return self
+        left, right = torch.block_diag(*self.proj_left), torch.block_diag(*self.proj_right)
+        return replace(self, proj_left=left, proj_right=right)
+
+    def head(self, number: int) -> LayerEraser:
+        """One head's block as an eraser of its own, with that head's columns of the rows."""
+        rows = None if self.rows is None else self._blocks(self.rows)[..., number, :]
+        return replace(
+            self, proj_left=self.proj_left[number], proj_right=self.proj_right[number], rows=rows
+        )
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """x (..., d) as (..., heads, d / heads)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+    def _columns(self, rows: Tensor) -> Tensor:
+        """Rows (m, d) as columns of what the right factor multiplies: (d, m), or by heads."""
+        return self._blocks(rows).permute(1, 2, 0) if self.by_head else rows.T
 
     def __call__(self, x: Tensor) -> Tensor:
         """E x for activations or text vectors of shape (..., d)."""
-        return x - (x @ self.proj_right.T) @ self.proj_left.T
+        if not self.by_head:
+            return x - (x @ self.proj_right.T) @ self.proj_left.T
+        seen = torch.einsum("...hd,hrd->...hr", self._blocks(x), self.proj_right)
+        return x - torch.einsum("...hr,hdr->...hd", seen, self.proj_left).flatten(-2)
 
     def edit_weight(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """E_s W = W - s L (R W), or in text space W E_s = W - s (W L) R.
@@ -118,14 +172,25 @@ class LayerEraser:
             return weight if on_text else self.edit_weight(weight[:, None], strength)[:, 0]
         self._require_fitting(weight)
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        wide = weight.to(dtype)
-        up, down = self.to(weight.device, dtype).change(wide)
+        wide, factors = weight.to(dtype), self.to(weight.device, dtype)
+        if self.by_head:
+            blocks = wide.unflatten(0, (self.heads, -1))
+            seen = factors.proj_right @ blocks
+            edited = torch.baddbmm(blocks, factors.proj_left, seen, alpha=-strength)
+            return edited.flatten(0, 1).to(weight.dtype)
+        up, down = factors.change(wide)
         return torch.addmm(wide, up, down, alpha=strength).to(weight.dtype)
 
     def change(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The thin factors of E W - W, or W E - W: the LoRA's up (out, r) and down (r, in)."""
+        """The thin factors of E W - W, or W E - W: the LoRA's up (out, r) and down (r, in).
+
+        Of an E by heads, r is the total rank.
+        """
         if self.space == "text":
             return -(weight @ self.proj_left), self.proj_right
+        if self.by_head:
+            down = self.proj_right @ weight.unflatten(0, (self.heads, -1))
+            return -torch.block_diag(*self.proj_left), down.flatten(0, 1)
         return -self.proj_left, self.proj_right @ weight
 
     def _require_fitting(self, weight: Tensor) -> None:
@@ -139,27 +204,33 @@ class LayerEraser:
     def scaled(self, strength: float) -> LayerEraser:
         """I - s L R. Strength 0 keeps no direction at all, so it is the identity bit for bit."""
         if strength == 0:
-            return replace(self, proj_left=self.proj_left[:, :0], proj_right=self.proj_right[:0])
+            left, right = self.proj_left[..., :0], self.proj_right[..., :0, :]
+            return replace(self, proj_left=left, proj_right=right)
         return replace(self, proj_left=self.proj_left * strength)
 
     def then(self, other: LayerEraser) -> LayerEraser:
         """Both edits of a weight, this one first, of rank r_self + r_other, at most d.
 
         E_other E_self W, or W E_self E_other in text space, with
-        (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1]. It has no rows.
+        (I - L2 R2)(I - L1 R1) = I - [L1, L2] [R1; R2 - (R2 L1) R1]. It has no rows. It is by
+        heads if both are.
         """
         if (self.width, self.space) != (other.width, other.space):
             raise EraserError(f"Widths or spaces differ: {self.width} and {other.width}.")
         one, two = (other, self) if self.space == "text" else (self, other)
+        if one.heads != two.heads:
+            one, two = one.dense(), two.dense()
         crossed = two.proj_right - (two.proj_right @ one.proj_left) @ one.proj_right
-        left = torch.cat([one.proj_left, two.proj_left], dim=1)
-        right = torch.cat([one.proj_right, crossed], dim=0)
-        if left.shape[1] > self.width:
-            left, right = left @ right, torch.eye(self.width, dtype=left.dtype, device=left.device)
+        left = torch.cat([one.proj_left, two.proj_left], dim=-1)
+        right = torch.cat([one.proj_right, crossed], dim=-2)
+        size = left.shape[-2]
+        if left.shape[-1] > size:
+            eye = torch.eye(size, dtype=left.dtype, device=left.device)
+            left, right = left @ right, eye.expand(*left.shape[:-2], size, size)
         return LayerEraser(left, right, space=self.space)
 
     def limited(self, max_rank: int) -> LayerEraser:
-        """The eraser of at most that rank which comes closest to E on the forget rows.
+        """The eraser of at most that rank, in each head, which comes closest to E on the forget rows.
 
         It minimises |X (E - E')^T| over all E' = I - L' R' of the rank: L' holds the leading
         directions U of what E changes in the rows, and R' = U^T L R. So what E keeps exactly, E'
@@ -169,18 +240,18 @@ class LayerEraser:
             return self
         frame, inner = torch.linalg.qr(self.proj_left.double())
         right = self.proj_right.double()
-        seen = right if self.rows is None else right @ self.rows.double().T
+        seen = right if self.rows is None else right @ self._columns(self.rows.double())
         directions, _, _ = torch.linalg.svd(inner @ seen, full_matrices=False)
-        leading = directions[:, :max_rank]
+        leading = directions[..., :max_rank]
         dtype = self.proj_left.dtype
-        left, right = (frame @ leading).to(dtype), (leading.T @ inner @ right).to(dtype)
+        left, right = (frame @ leading).to(dtype), (leading.mT @ inner @ right).to(dtype)
         return replace(self, proj_left=left, proj_right=right)
 
     def share_changed(self) -> float | None:
         """|X - X E^T|^2 / |X|^2: how much of the forget rows' energy E changes."""
         if self.rows is None:
             return None
-        changed = (self.rows @ self.proj_right.T) @ self.proj_left.T
+        changed = self.rows - self(self.rows)
         return float(changed.square().sum() / self.rows.square().sum().clamp(min=1e-30))
 
     def to(self, *args: Any, **kwargs: Any) -> LayerEraser:
@@ -302,8 +373,13 @@ class Eraser:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Layer -> r."""
+        """Layer -> r, in each head where it is by heads."""
         return {name: layer.rank for name, layer in self.layers.items()}
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Layer -> heads, of the layers that are by heads."""
+        return {name: layer.heads for name, layer in self.layers.items() if layer.by_head}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -312,7 +388,8 @@ class Eraser:
         for name in sorted(self.layers):
             layer = self.layers[name].to("cpu", torch.float32)
             space = "" if layer.space == "activations" else f" {layer.space}"
-            digest.update(f"{name} {layer.width} {layer.rank}{space}\n".encode())
+            heads = f" {layer.heads} heads" if layer.by_head else ""
+            digest.update(f"{name} {layer.width} {layer.rank}{space}{heads}\n".encode())
             digest.update(layer.proj_left.contiguous().numpy().tobytes())
             digest.update(layer.proj_right.contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -322,7 +399,7 @@ class Eraser:
         return replace(self, strength=self.strength * strength, edit=edit or self.edit)
 
     def limited(self, max_rank: int) -> Eraser:
-        """At most `max_rank` directions a layer, those in which the forget rows change most.
+        """At most `max_rank` directions a layer, or a head, those in which the rows change most.
 
         Raises:
             EraserError: `max_rank` below 1.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,7 +13,7 @@ from .activations import Activations
 from .anchors import AnchorSet
 from .dates import today
 from .eraser import Eraser, LayerEraser, Provenance, contribution
-from .errors import FitError
+from .errors import FitError, require_one_of
 from .low_rank import thin_product
 from .methods import METHODS, TEXT_METHODS, ActivationMethod, Method, TextMethod
 from .methods.method import LayerRows, TextEdit, Value
@@ -24,6 +25,12 @@ from .trajectory import Trajectory
 
 M = TypeVar("M", bound=Method)
 
+AS_METHOD, BY_HEAD, TOGETHER = "method's default", "each by itself", "all together"
+
+HEADS = (AS_METHOD, BY_HEAD, TOGETHER)
+"""How the heads of a layer may be fitted. Of a layer fitted head by head, all of the change
+arrives in the model, see `LayerEraser`; together, E may use what one head says about another."""
+
 
 @torch.no_grad()
 def fit(
@@ -31,35 +38,38 @@ def fit(
     forget: Activations,
     retain: Activations | None,
     progress: Progress = no_progress,
+    heads: str = AS_METHOD,
     **settings: Value,
 ) -> Eraser:
     """Fit an eraser on activations; progress is reported in layers.
 
     Args:
         method: A name in `METHODS`.
+        heads: One of `HEADS`.
         settings: By name; those of other methods are ignored, so that a form that shows all of
             them can pass all.
 
     Raises:
         FitError: unknown method or setting, a setting out of its range, forget and retain captured
-            in different ways, or no neighbours for a method that needs them.
+            in different ways, no neighbours for a method that needs them, or heads that were not
+            recorded.
     """
     chosen, values = _chosen(METHODS, method, settings)
+    by_head = _by_head(chosen, heads, forget)
     if chosen.cells == 1:
         forget, retain = forget.pooled(), retain and retain.pooled()
     require_comparable(forget, retain)
     if chosen.needs_retain:
         _require_neighbours(chosen, retain)
     layers = {}
-    for done, (name, rows) in enumerate(forget.rows.items(), start=1):
-        left, right = chosen.solve(LayerRows(name, forget, retain), **values)
-        layers[name] = LayerEraser(left.float(), right.float(), scaled_rows(rows))
+    for done, name in enumerate(forget.rows, start=1):
+        layers[name] = _fitted(chosen, name, forget, retain, values, by_head)
         progress(done, len(forget.rows))
     return Eraser(
         layers,
         _provenance(
             chosen,
-            values,
+            values | ({"heads": BY_HEAD} if by_head else {}),
             forget.anchors,
             AnchorSet() if retain is None else retain.anchors,
             forget.model,
@@ -67,6 +77,47 @@ def fit(
             contribution=contribution(layers),
         ),
     )
+
+
+def _by_head(method: ActivationMethod, heads: str, forget: Activations) -> bool:
+    """Whether each head is fitted by itself."""
+    require_one_of("heads", heads, HEADS, FitError)
+    if heads == TOGETHER or (heads == AS_METHOD and not method.by_head):
+        return False
+    missing = [name for name in forget.rows if name not in forget.heads]
+    if missing:
+        raise FitError(
+            f"heads: the activations do not say how many heads layer {missing[0]} has. Capture "
+            f"them again, or choose '{TOGETHER}'."
+        )
+    return True
+
+
+def _fitted(
+    method: ActivationMethod,
+    name: str,
+    forget: Activations,
+    retain: Activations | None,
+    values: Mapping[str, Any],
+    by_head: bool,
+) -> LayerEraser:
+    """One layer, with the second moment of its forget rows."""
+
+    def solved(forget: Activations, retain: Activations | None) -> LayerEraser:
+        rows = forget.rows[name]
+        if by_head and not bool(rows.any()):  # a head that does nothing
+            return LayerEraser(rows.new_zeros(rows.shape[1], 0), rows.new_zeros(0, rows.shape[1]))
+        left, right = method.solve(LayerRows(name, forget, retain), **values)
+        return LayerEraser(left.float(), right.float())
+
+    rows = scaled_rows(forget.rows[name])
+    if not by_head:
+        return replace(solved(forget, retain), rows=rows)
+    blocks = [
+        solved(forget.head(name, head), retain and retain.head(name, head))
+        for head in range(forget.heads[name])
+    ]
+    return LayerEraser.of_heads(blocks, rows)
 
 
 @torch.no_grad()
@@ -167,10 +218,10 @@ def require_comparable(forget: Activations, retain: Activations | None) -> None:
             + "; ".join(differences)
             + ". Use the same model and values in both capture nodes."
         )
-    if forget.widths != retain.widths:
+    if forget.widths != retain.widths or forget.heads != retain.heads:
         raise FitError(
             f"forget has {len(forget.rows)} layers and retain {len(retain.rows)}, or their "
-            "widths differ: capture both from the same model."
+            "widths or heads differ: capture both from the same model."
         )
 
 

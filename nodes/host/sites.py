@@ -55,6 +55,10 @@ class Sites:
         """Site -> d, or the width of the text that it reads."""
         return {site.name: site.text_width if text else site.width for site in self.sites}
 
+    def heads(self) -> dict[str, int]:
+        """Site -> heads side by side in its h."""
+        return {site.name: site.value_heads for site in self.sites}
+
     def require_text_width(self, width: int) -> None:
         """Raise ModelError if the layers do not read text vectors of this width."""
         wanted = sorted(set(self.widths(text=True).values()))

@@ -42,7 +42,7 @@ def lora_tensors(
 ) -> dict[str, Tensor]:
     """The LoRA's tensors by `ModelFile.lora_name`, exact except for the rounding to `dtype`.
 
-    The rank is the eraser's. Loaded at strength s on the same weights it is E_s W; of several
+    The rank is the eraser's, of all heads together. Loaded at strength s on the same weights it is E_s W; of several
     erasers it holds the product, each at its own strength.
 
     Args:
@@ -74,7 +74,7 @@ def lora_tensors(
         up, down = _factors(found, weights.weight(site, role))
         bias, bias_place = weights.bias(site, role), model.bias(site, role)
         change = changes.setdefault(model.lora_name(site, role), _Change())
-        change.add(place, up, down, sum(each.rank for each in found))
+        change.add(place, up, down, sum(each.total_rank for each in found))
         if bias is not None and bias_place is not None:
             change.add_bias(bias_place, _changed(found, bias))
     # Loaders scale by alpha / r. One alpha for all, because diffusers mixes up several.

@@ -25,7 +25,8 @@ from .tensors import (
     save_tensors,
 )
 
-KIND = Kind("activations", "pure-activations", "1", ("1",), ActivationFileError)
+KIND = Kind("activations", "pure-activations", "2", ("1", "2"), ActivationFileError)
+"""Version 1 did not record heads."""
 
 _ROWS, _MEANS = ".rows", ".means"
 
@@ -56,6 +57,7 @@ def save_activations(
         ).record(),
         "trajectory": activations.trajectory._asdict(),
         "model": activations.model.record(),
+        "heads": activations.heads,
     }
     save_tensors(KIND, path, tensors, metadata, overwrite)
 
@@ -77,6 +79,9 @@ def load_activations(path: str | os.PathLike[str]) -> Activations:
         require_entries(("layers", "anchors", "trajectory", "model"), metadata, ActivationError)
         layers = decoded("layers", list, str, metadata, ActivationError)
         trajectory = Trajectory.from_record(record("trajectory"))
+        heads = (
+            decoded("heads", dict, int, metadata, ActivationError) if "heads" in metadata else {}
+        )
         parts = (_ROWS,) if trajectory.cells == 1 else (_ROWS, _MEANS)
         expected = {name + part for name in layers for part in parts}
         require_tensors(tensors, expected, len(layers), ActivationError)
@@ -86,6 +91,7 @@ def load_activations(path: str | os.PathLike[str]) -> Activations:
             trajectory,
             ModelIdentity.from_record(record("model")),
             {name: tensors[name + _MEANS] for name in layers} if len(parts) > 1 else None,
+            heads,
         )
     except (PureError, ValueError) as error:
         raise ActivationFileError(f"'{path}' does not hold valid activations: {error}") from error

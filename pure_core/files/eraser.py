@@ -1,7 +1,8 @@
 """The eraser's file format: two thin factors per layer, and where they came from.
 
 A safetensors file with `<layer>.proj_left` (d, r), `<layer>.proj_right` (r, d) and, where they are
-known, `<layer>.rows` (m, d) in float32: see `LayerEraser`. Its metadata holds the format, the
+known, `<layer>.rows` (m, d) in float32: see `LayerEraser`. Of an eraser by heads the factors are
+(heads, d / heads, r) and (heads, r, d / heads), since version 2. Its metadata holds the format, the
 architecture (layer -> d), the space, the strength, what is edited, the provenance as JSON, and
 which layers have the tensors of another one. There are no model weights in it.
 """
@@ -33,7 +34,7 @@ from .tensors import (
 
 FORMAT = "pure-eraser"
 
-KIND = Kind("an eraser", FORMAT, "1", ("1",), EraserFileError)
+KIND = Kind("an eraser", FORMAT, "2", ("1", "2"), EraserFileError)
 
 ENTRIES = (
     "architecture",

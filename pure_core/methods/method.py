@@ -180,6 +180,9 @@ class ActivationMethod(Method):
     needs_retain: bool = True
     """Whether it cannot be fitted without neighbours."""
 
+    by_head: bool = False
+    """Whether it did better fitted on each head by itself, so that this is its default."""
+
     cells: int = 1
     """With how many cells its activations are best captured; 1 for whole pictures, which is all
     that it is given."""

@@ -66,7 +66,7 @@ class LayerReport:
     """d."""
 
     rank: int
-    """Of E - I."""
+    """Of E - I, or of each head's block of it."""
 
     forget_spectrum: Spectrum
     retain_spectrum: Spectrum | None
@@ -79,7 +79,7 @@ class LayerReport:
 
     mean_protected: float | None
     """|P_F P_R h|^2 / |h|^2: what PURE leaves of the forget mean inside the forget subspace,
-    because the retain subspace holds it. None for other methods."""
+    because the retain subspace holds it. None for other methods, and head by head."""
 
     shift: float | None
     """<H_F - E H_F, H_F - T_F> / |H_F - T_F|^2, with T_F the mean of the retain prompts at the
@@ -161,11 +161,9 @@ class FitReport:
 
     def summary(self) -> str:
         """The report as a few lines of text."""
-        ranks = {layer.name: layer.rank for layer in self.layers}
-        widths = {layer.name: layer.width for layer in self.layers}
         lines = [
             *_made(self.eraser),
-            f"{_sizes(ranks, widths)}. Mean over layers, at strength 1:",
+            f"{_sizes(self.eraser)}. Mean over layers, at strength 1:",
             _line(
                 "removed, of the concept's energy", self.mean(lambda layer: layer.forget_removed)
             ),
@@ -227,7 +225,7 @@ def summary(eraser: Eraser) -> str:
     layers = {id(layer): layer for layer in eraser.layers.values()}.values()
     factors = sum(2 * 4 * layer.rank * layer.width for layer in layers)
     both = factors + sum(4 * layer.rows.numel() for layer in layers if layer.rows is not None)
-    sizes, why = _sizes(eraser.ranks, eraser.widths), why_not_joinable(eraser)
+    sizes, why = _sizes(eraser), why_not_joinable(eraser)
     return "\n".join(
         [
             *_made(eraser),
@@ -260,15 +258,17 @@ def _made(eraser: Eraser) -> list[str]:
     ]
 
 
-def _sizes(ranks: dict[str, int], widths: dict[str, int]) -> str:
-    """Ranks by width."""
-    by_width: dict[int, list[int]] = {}
-    for name, width in widths.items():
-        by_width.setdefault(width, []).append(ranks[name])
+def _sizes(eraser: Eraser) -> str:
+    """Ranks by width, or by a head's width."""
+    found: dict[str, list[int]] = {}
+    for layer in eraser.layers.values():
+        heads = f" in each of {layer.heads} heads" if layer.by_head else ""
+        found.setdefault(f"{layer.width // layer.heads}{heads}", []).append(layer.rank)
     parts = ", ".join(
-        f"{min(found)} to {max(found)} of {width}" for width, found in sorted(by_width.items())
+        f"{min(ranks)} to {max(ranks)} of {room}"
+        for room, ranks in sorted(found.items(), key=lambda each: int(each[0].split()[0]))
     )
-    return f"{len(ranks)} layers, ranks {parts}"
+    return f"{len(eraser.layers)} layers, ranks {parts}"
 
 
 def _line(label: str, share: float | None) -> str:
@@ -304,11 +304,12 @@ def _report_layer(
     kept = retain.rows[name]
     target = neighbour_means(forget, retain, name).float()
     retain_basis, retain_spectrum = _spectrum(kept, made.settings.get("retain_energy"))
+    dense_pure = made.method == "pure" and not layer.by_head
     protected = _project(_project(mean.double(), retain_basis), forget_basis)
     return replace(
         alone,
         retain_spectrum=retain_spectrum,
-        mean_protected=_share(protected, mean) if made.method == "pure" else None,
+        mean_protected=_share(protected, mean) if dense_pure else None,
         shift=_shift(rows, edited, target),
         gap_closed=1 - _share(edited - target, rows - target),
         retain_kept=1 - _share(layer(kept) - kept, kept),

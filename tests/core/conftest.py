@@ -38,6 +38,9 @@ WIDTHS = {
     "middle_block.1.transformer_blocks.0.attn2": 60,
 }
 
+HEADS = 4
+"""Of every layer."""
+
 MakeActivations = Callable[..., Activations]
 
 
@@ -82,7 +85,8 @@ def make_activations() -> MakeActivations:
                 layer: (each.unflatten(0, (-1, cells)) * weights[:, None]).sum(1)
                 for layer, each in rows.items()
             }
-        return Activations(rows, AnchorSet.written([names]), trajectory, model, means)
+        heads = {layer: HEADS for layer, d in widths.items() if d % HEADS == 0}
+        return Activations(rows, AnchorSet.written([names]), trajectory, model, means, heads)
 
     return make
 

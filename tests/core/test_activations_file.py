@@ -54,7 +54,7 @@ def test_round_trip(make_activations, path, cells):
 def test_the_format_is_the_documented_one(make_activations, path):
     save_activations(two_concepts(make_activations, 2), path)
     tensors, metadata = contents(path)
-    assert (metadata["format"], metadata["format_version"]) == ("pure-activations", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("pure-activations", "2")
     assert tensors[f"{LAYER}.rows"].shape == (5 * 2 * 3 * 4, 60)
     assert tensors[f"{LAYER}.means"].shape == (5 * 2 * 3, 60)
     assert json.loads(metadata["anchors"])[0] == {"prompt": "prompt 2 0", "concept": "prompt 2 0"}

@@ -44,12 +44,14 @@ def test_round_trip(make_activations, path, method):
         assert torch.equal(loaded.layers[name].rows, layer.rows)
 
 
-@pytest.mark.parametrize("version", ["0", "2", "3"])
+@pytest.mark.parametrize("version", ["0", "3", "4"])
 def test_files_of_other_versions_are_refused(eraser, path, version):
     save_eraser(eraser, path)
     tensors, metadata = contents(path)
     save_file(tensors, path, metadata=metadata | {"format_version": version})
-    with pytest.raises(EraserFileError, match=f"version 1, but .* has version {version}. Update"):
+    with pytest.raises(
+        EraserFileError, match=f"version 1 or 2, but .* has version {version}. Update"
+    ):
         load_eraser(path)
 
 
@@ -157,7 +159,7 @@ def test_the_format_is_the_documented_one(eraser, path):
     assert tensors[f"{layer}.proj_right"].shape == (rank, width)
     assert tensors[f"{layer}.rows"].shape == eraser.layers[layer].rows.shape
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
-    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "1")
+    assert (metadata["format"], metadata["format_version"]) == ("pure-eraser", "2")
     assert json.loads(metadata["architecture"]) == eraser.widths
     assert json.loads(metadata["retain"]) == eraser.provenance.retain.record()
     assert (metadata["space"], json.loads(metadata["shared"])) == ("activations", {})

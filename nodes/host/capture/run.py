@@ -54,7 +54,7 @@ def capture(
     trajectory = for_model(trajectory, model, sites)
     encoded = encode_anchors(clip, anchors, sites)
     collector = ActivationCollector(
-        sites.widths(), anchors, trajectory, identity(model, sites, clip)
+        sites.widths(), anchors, trajectory, identity(model, sites, clip), sites.heads()
     )
     empty = encode(clip, "")
     noise = starting_noise(model, sites, trajectory)
