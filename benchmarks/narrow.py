@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ inprocess.enter()
 
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.arrival import ArrivalMeter, Values
 from comfyui_pure.pure_core.eraser import Eraser, LayerEraser
 from comfyui_pure.pure_core.families import Role
 from comfyui_pure.pure_core.methods import METHODS
@@ -105,6 +106,27 @@ class Narrow:
             whole if by_cells else None,
             dict.fromkeys(rows, HEADS),
         )
+
+    def arriving(self, eraser: Eraser) -> dict[str, float]:
+        """As `nodes/host/capture/arrival.py` measures it in ComfyUI."""
+        prompts = list(eraser.provenance.forget.prompts)
+        layers = {name: _narrowed(layer) for name, layer in eraser.layers.items()}
+        places = {
+            name: Values(attention.to_v, 0, attention.to_out)
+            for name, attention in self.model.cross_attention().items()
+        }
+        generator = torch.Generator().manual_seed(TRAJECTORY.seed)
+        noise = torch.randn(1, 4, 8, 8, generator=generator)
+        with closing(ArrivalMeter(layers, places, len(prompts))) as meter:
+            narrow.sample(
+                self.model,
+                prompts * 2,
+                noise.repeat(2 * len(prompts), 1, 1, 1),
+                steps=TRAJECTORY.steps,
+                cfg=1.0,
+                run_steps=TRAJECTORY.run_steps,
+            )
+        return meter.shares()
 
     def text_task(self, trial: Trial) -> TextTask:
         """What `PURE_FitText` fits on for the trial's concept."""

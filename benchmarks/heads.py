@@ -1,0 +1,152 @@
+"""Erasers head by head against erasers that mix heads, on development concepts.
+
+    python3 dev.py run benchmarks/heads.py
+
+Three concepts of every kind, each captured once from its own latents and erased by every method on
+activations with the heads together and each by itself, at several settings; and the share of each
+eraser's change that arrives in the model (`pure_core/arrival.py`). On the small model's narrow
+form. Results are kept as they come (`heads.jsonl`), so an interrupted run goes on; `heads.md` is the
+table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from testbed.comfy import inprocess
+
+inprocess.enter()
+
+from comfyui_pure.pure_core.evaluation.ledger import Ledger
+from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
+
+from benchmarks.common import MOST_CELLS, RESULTS, markdown
+from benchmarks.narrow import Narrow
+from testbed.world.measure import Rate, Scores, Trial
+from testbed.world.vocabulary import DEVELOPMENT
+
+FIELDS = ("kind", "concept", "method", "heads", "settings")
+
+Settings = dict[str, float]
+
+TRIED: dict[str, dict[str, tuple[Settings, ...]]] = {
+    "ridge": {
+        TOGETHER: ({}, {"overshoot": 1.0}),
+        BY_HEAD: (
+            {},
+            {"overshoot": 1.0},
+            {"overshoot": 1.3},
+            {"keep": 1.0, "damping": 0.03, "overshoot": 1.0},
+            {"keep": 1.0, "damping": 0.03, "overshoot": 1.3},
+        ),
+    },
+    "mosaic": {
+        TOGETHER: ({}, {"reach": 1.0}),
+        BY_HEAD: (
+            {},
+            {"reach": 1.0},
+            {"reach": 1.3},
+            {"keep": 1.0, "damping": 0.03, "reach": 1.0},
+            {"keep": 1.0, "damping": 0.03, "reach": 1.3},
+        ),
+    },
+    "leace": {TOGETHER: ({},), BY_HEAD: ({}, {"shrinkage": 0.001})},
+    "pure": {
+        TOGETHER: ({}, {"forget_energy": 0.999, "retain_energy": 0.7}),
+        BY_HEAD: (
+            {},
+            {"forget_energy": 0.999, "retain_energy": 0.3},
+            {"forget_energy": 0.999, "retain_energy": 0.7},
+            {"forget_energy": 0.99999, "retain_energy": 0.1},
+        ),
+    },
+}
+"""Method -> heads -> settings that are not at their defaults. Those of every method for heads
+together are what it is used with so far."""
+
+
+def measured(model: Narrow, trial: Trial, method: str, heads: str, settings: Settings) -> Any:
+    """Rates and the share that arrives, for the ledger."""
+    forget, retain = model.capture(trial, MOST_CELLS)
+    eraser = fit(method, forget, retain, heads=heads, **settings)
+    with model.erased(eraser) as sampler:
+        scores = trial.score(sampler)
+    shares = [1.0] if eraser.heads else list(model.arriving(eraser).values())
+    return {**scores._asdict(), "arrives": [min(shares), statistics.fmean(shares), max(shares)]}
+
+
+def points(concepts: int) -> Iterator[tuple[str, str, str, str, str]]:
+    """The ledger's keys, kind by kind within a setting, so that early rows are whole."""
+    for method, by_heads in TRIED.items():
+        for heads, tried in by_heads.items():
+            for settings in tried:
+                for kind, names in DEVELOPMENT.items():
+                    for concept in names[:concepts]:
+                        yield kind, concept, method, heads, _named(settings)
+
+
+def _named(settings: Settings) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "defaults"
+
+
+def table(ledger: Ledger) -> str:
+    """One row for each method, setting and kind, and for all kinds."""
+    found: dict[tuple[str, str, str], dict[str, list[Any]]] = {}
+    for (kind, _, method, heads, settings), entry in ledger.items():
+        for group in ("all", kind):
+            found.setdefault((method, heads, settings), {}).setdefault(group, []).append(entry)
+    rows = []
+    for (method, heads, settings), groups in found.items():
+        for kind in ("all", *DEVELOPMENT):
+            if kind not in groups:
+                continue
+            entries = groups[kind]
+            scores = functools.reduce(
+                Scores.__add__,
+                (Scores(*(Rate(*each[name]) for name in Scores._fields)) for each in entries),
+            )
+            arrives = (
+                min(each["arrives"][0] for each in entries),
+                statistics.fmean(each["arrives"][1] for each in entries),
+                max(each["arrives"][2] for each in entries),
+            )
+            share = "–".join(f"{each:.2f}" for each in arrives)
+            mean = f"{scores.harmonic_mean:.3f}"
+            rows.append((kind, method, heads, settings, share, *scores, mean))
+    rows.sort(key=lambda row: ["all", *DEVELOPMENT].index(row[0]))
+    heads_ = ("by name", "by description", "neighbours", "unlisted", "everything else")
+    return markdown(
+        ("kind", "method", "heads", "settings", "arrives (least, mean, most)", *heads_, "H"), rows
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--concepts", type=int, default=3, help="of each kind")
+    parser.add_argument("--count", type=int, default=16, help="prompts for each number and concept")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    ledger, model = Ledger(args.out / "heads.jsonl", FIELDS), Narrow()
+    tried = {_named(each): each for by in TRIED.values() for all_ in by.values() for each in all_}
+    for key in points(args.concepts):
+        if key in ledger:
+            continue
+        kind, concept, method, heads, settings = key
+        trial = Trial.of(kind, concept, args.count)
+        entry = measured(model, trial, method, heads, tried[settings])
+        ledger.add(key, entry)
+        print(*key, *(entry[name] for name in Scores._fields), entry["arrives"], flush=True)
+    text = table(ledger)
+    (args.out / "heads.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
