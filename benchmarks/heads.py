@@ -2,11 +2,10 @@
 
     python3 dev.py run benchmarks/heads.py
 
-Three concepts of every kind, each captured once from its own latents and erased by every method on
-activations with the heads together and each by itself, at several settings; and the share of each
-eraser's change that arrives in the model (`pure_core/arrival.py`). On the small model's narrow
-form. Results are kept as they come (`heads.jsonl`), so an interrupted run goes on; `heads.md` is the
-table.
+Three concepts of every kind, captured once and erased by every method on activations, with the
+heads all together and each by itself, at several settings; and the share of each eraser's change
+that arrives in the model (`pure_core/arrival.py`). On the small model's narrow form. Results are
+kept as they come (`heads.jsonl`), so an interrupted run goes on; `heads.md` is the table.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
 
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
 from benchmarks.narrow import Narrow
+from testbed.comfy.shipped import Captured
 from testbed.world.measure import Rate, Scores, Trial
 from testbed.world.vocabulary import DEVELOPMENT
 
@@ -70,10 +70,11 @@ TRIED: dict[str, dict[str, tuple[Settings, ...]]] = {
 together are what it is used with so far."""
 
 
-def measured(model: Narrow, trial: Trial, method: str, heads: str, settings: Settings) -> Any:
+def measured(
+    model: Narrow, captured: Captured, trial: Trial, method: str, heads: str, settings: Settings
+) -> Any:
     """Rates and the share that arrives, for the ledger."""
-    forget, retain = model.capture(trial, MOST_CELLS)
-    eraser = fit(method, forget, retain, heads=heads, **settings)
+    eraser = fit(method, *captured, heads=heads, **settings)
     with model.erased(eraser) as sampler:
         scores = trial.score(sampler)
     shares = [1.0] if eraser.heads else list(model.arriving(eraser).values())
@@ -129,18 +130,20 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--concepts", type=int, default=3, help="of each kind")
-    parser.add_argument("--count", type=int, default=16, help="prompts for each number and concept")
+    parser.add_argument("--count", type=int, default=8, help="prompts for each number and concept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     ledger, model = Ledger(args.out / "heads.jsonl", FIELDS), Narrow()
     tried = {_named(each): each for by in TRIED.values() for all_ in by.values() for each in all_}
+    trials = functools.cache(lambda kind, concept: Trial.of(kind, concept, args.count))
+    captures = functools.cache(lambda *concept: model.capture(trials(*concept), MOST_CELLS))
     for key in points(args.concepts):
         if key in ledger:
             continue
         kind, concept, method, heads, settings = key
-        trial = Trial.of(kind, concept, args.count)
-        entry = measured(model, trial, method, heads, tried[settings])
+        captured, trial = captures(kind, concept), trials(kind, concept)
+        entry = measured(model, captured, trial, method, heads, tried[settings])
         ledger.add(key, entry)
         print(*key, *(entry[name] for name in Scores._fields), entry["arrives"], flush=True)
     text = table(ledger)

@@ -1,12 +1,15 @@
 """PURE_Fit: from activations to an eraser, with a report of what it does."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..pure_core import activations as core
 from ..pure_core.errors import require_one_of
-from ..pure_core.fitting import fit
+from ..pure_core.fitting import AS_METHOD, fit
 from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
+from .host.capture import arriving_shares
 from .host.progress import progress
 from .report import pictured, shown
 from .settings import AS_SET, chosen_settings, setting_inputs
@@ -14,8 +17,12 @@ from .types import (
     STEPS,
     Activations,
     Eraser,
+    clip_input,
+    heads_input,
     max_rank_input,
     method_input,
+    model_input,
+    optional,
     schema,
 )
 
@@ -49,6 +56,9 @@ class Fit(io.ComfyNode):
                 method_input(),
                 *setting_inputs(METHODS),
                 max_rank_input(),
+                heads_input(),
+                optional(model_input()),
+                optional(clip_input()),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),
@@ -68,12 +78,16 @@ class Fit(io.ComfyNode):
         retain: core.Activations | None = None,
         preset: str = AS_SET,
         max_rank: int = 0,
+        heads: str = AS_METHOD,
+        model: Any = None,
+        clip: Any = None,
         **settings: float,
     ) -> io.NodeOutput:
         require_one_of("method", method, METHODS)
         chosen = chosen_settings(METHODS[method], preset, settings)
-        eraser = fit(method, forget, retain, progress(), **chosen)
+        eraser = fit(method, forget, retain, progress(), heads, **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)
-        report = FitReport.of(eraser, forget, retain, progress())
+        shares = arriving_shares(model, clip, eraser) if model and clip else {}
+        report = FitReport.of(eraser, forget, retain, progress(), shares)
         return io.NodeOutput(eraser, pictured(report), report.summary(), ui=shown(report))

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..pure_core.anchors import AnchorSet
 from ..pure_core.concepts import KINDS, written_anchors
 from ..pure_core.families import known_models
+from ..pure_core.fitting import AS_METHOD, HEADS
 from ..pure_core.methods import METHODS
 from ..pure_core.trajectory import Trajectory
 from .defaults import METHOD, STRENGTH
@@ -245,6 +246,27 @@ def max_rank_input(default: int = 0) -> io.Int.Input:
                     "concept changes most; 1 to 4096, 0 for all of them. Fewer make smaller files "
                     "and LoRAs; with ten concepts at once, 64 lost nothing. Erasers that you want "
                     "to join later need 0."
+                ),
+            )
+        )
+    )
+
+
+def heads_input() -> io.Combo.Input:
+    """Whether each head of a layer is fitted by itself."""
+    alone = " and ".join(name for name, each in METHODS.items() if each.by_head) or "none"
+    return advanced(
+        optional(
+            io.Combo.Input(
+                "heads",
+                options=list(HEADS),
+                default=AS_METHOD,
+                tooltip=(
+                    "The heads of a layer pay attention to different words. Fitted each by "
+                    "itself, all of the change arrives in the model, and files are smaller. "
+                    "Fitted all together, one head may use what another says, as in the paper, "
+                    "but part of the change does not arrive; connect model and clip, and the "
+                    f"report says how much does. Each by itself by default: {alone}."
                 ),
             )
         )

@@ -120,7 +120,8 @@ class Activations:
         """The rows of one head of one layer, (n, d / heads)."""
 
         def columns(rows: Tensor) -> Tensor:
-            return rows.unflatten(1, (self.heads[layer], -1))[:, number].contiguous()
+            split = rearrange(rows, "n (head d) -> head n d", head=self.heads[layer])
+            return split[number].contiguous()
 
         means = self.means and {layer: columns(self.means[layer])}
         return replace(self, rows={layer: columns(self.rows[layer])}, means=means, heads={})

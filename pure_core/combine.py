@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
+from einops import rearrange
 
 from . import __version__
 from .activations import Activations
@@ -155,12 +156,16 @@ def _joined(join: Callable[[JoinTask], LayerEraser], task: JoinTask) -> LayerEra
     heads = task.layers[0].heads
     if not task.layers[0].by_head:
         return join(task)
-    retain = None if task.retain is None else task.retain.unflatten(1, (heads, -1))
+    retain = (
+        None
+        if task.retain is None
+        else rearrange(task.retain, "n (head d) -> head n d", head=heads)
+    )
     blocks = [
         join(
             task._replace(
                 layers=[layer.head(number) for layer in task.layers],
-                retain=None if retain is None else retain[:, number],
+                retain=None if retain is None else retain[number],
             )
         )
         for number in range(heads)

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -126,7 +127,7 @@ class LayerEraser:
         """The same with factors (d, heads r) and (heads r, d), most of them zero."""
         if not self.by_head:
             return self
-        left, right = torch.block_diag(*self.proj_left), torch.block_diag(*self.proj_right)
+        left, right = _block_diagonal(self.proj_left), _block_diagonal(self.proj_right)
         return replace(self, proj_left=left, proj_right=right)
 
     def head(self, number: int) -> LayerEraser:
@@ -138,7 +139,11 @@ class LayerEraser:
 
     def _blocks(self, x: Tensor) -> Tensor:
         """x (..., d) as (..., heads, d / heads)."""
-        return x.unflatten(-1, (self.heads, -1))
+        return rearrange(x, "... (head d) -> ... head d", head=self.heads)
+
+    def _weight_blocks(self, weight: Tensor) -> Tensor:
+        """A weight (d, in) as (heads, d / heads, in)."""
+        return rearrange(weight, "(head d) into -> head d into", head=self.heads)
 
     def _columns(self, rows: Tensor) -> Tensor:
         """Rows (m, d) as columns of what the right factor multiplies: (d, m), or by heads."""
@@ -174,7 +179,7 @@ class LayerEraser:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         wide, factors = weight.to(dtype), self.to(weight.device, dtype)
         if self.by_head:
-            blocks = wide.unflatten(0, (self.heads, -1))
+            blocks = self._weight_blocks(wide)
             seen = factors.proj_right @ blocks
             edited = torch.baddbmm(blocks, factors.proj_left, seen, alpha=-strength)
             return edited.flatten(0, 1).to(weight.dtype)
@@ -189,8 +194,8 @@ class LayerEraser:
         if self.space == "text":
             return -(weight @ self.proj_left), self.proj_right
         if self.by_head:
-            down = self.proj_right @ weight.unflatten(0, (self.heads, -1))
-            return -torch.block_diag(*self.proj_left), down.flatten(0, 1)
+            down = self.proj_right @ self._weight_blocks(weight)
+            return -_block_diagonal(self.proj_left), down.flatten(0, 1)
         return -self.proj_left, self.proj_right @ weight
 
     def _require_fitting(self, weight: Tensor) -> None:
@@ -230,7 +235,7 @@ class LayerEraser:
         return LayerEraser(left, right, space=self.space)
 
     def limited(self, max_rank: int) -> LayerEraser:
-        """The eraser of at most that rank, in each head, which comes closest to E on the forget rows.
+        """The eraser of at most that rank, or in each head, that comes closest to E on the rows.
 
         It minimises |X (E - E')^T| over all E' = I - L' R' of the rank: L' holds the leading
         directions U of what E changes in the rows, and R' = U^T L R. So what E keeps exactly, E'
@@ -428,6 +433,14 @@ class Eraser:
         distinct = {id(layer): layer for layer in self.layers.values()}
         changed = {key: change(layer) for key, layer in distinct.items()}
         return {name: changed[id(layer)] for name, layer in self.layers.items()}
+
+
+def _block_diagonal(blocks: Tensor) -> Tensor:
+    """(heads, a, b) as a matrix (heads a, heads b), zero but for the blocks."""
+    heads = torch.arange(len(blocks), device=blocks.device)
+    spread = blocks.new_zeros(len(blocks), blocks.shape[1], len(blocks), blocks.shape[2])
+    spread[heads, :, heads] = blocks
+    return spread.flatten(2, 3).flatten(0, 1)
 
 
 def require_same_widths(expected: dict[str, int], actual: dict[str, int]) -> None:

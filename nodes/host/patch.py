@@ -192,14 +192,26 @@ def rounding(model: ModelPatcher, adapters: dict[PatchKey, EraserAdapter], stren
 
 
 def require_same_architecture(model: ModelPatcher, sites: Sites, eraser: Eraser) -> None:
-    """Raise ModelError if the eraser has other layers than the model."""
+    """Raise ModelError if the eraser has other layers, or other heads, than the model."""
     here, fitted = sites.widths(text=eraser.space == "text"), eraser.widths
-    if here != fitted:
+    if here == fitted:
+        _require_same_heads(sites, eraser)
+    else:
         raise ModelError(
             f"eraser: it was fitted on another architecture, {_described(fitted)} of "
             f"{eraser.provenance.model.name}; the model is {architecture(model)} with "
             f"{_described(here)}. Use an eraser made for this architecture, or fit one."
         )
+
+
+def _require_same_heads(sites: Sites, eraser: Eraser) -> None:
+    here = sites.heads()
+    for name, heads in eraser.heads.items():
+        if heads != here[name]:
+            raise ModelError(
+                f"eraser: it was made for {heads} heads in layer {name}, the model has "
+                f"{here[name]}. Use an eraser made for this architecture, or fit one."
+            )
 
 
 def _log(model: ModelPatcher, eraser: Eraser, weights: int, before: int) -> None:

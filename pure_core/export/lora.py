@@ -42,8 +42,8 @@ def lora_tensors(
 ) -> dict[str, Tensor]:
     """The LoRA's tensors by `ModelFile.lora_name`, exact except for the rounding to `dtype`.
 
-    The rank is the eraser's, of all heads together. Loaded at strength s on the same weights it is E_s W; of several
-    erasers it holds the product, each at its own strength.
+    The rank is the eraser's, of all heads together. Loaded at strength s on the same weights it is
+    E_s W; of several erasers it holds the product, each at its own strength.
 
     Args:
         model: The names of the model's weights.

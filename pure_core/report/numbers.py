@@ -8,8 +8,8 @@ step, and the gap is reported on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from textwrap import shorten
 
 import torch
@@ -111,6 +111,10 @@ class FitReport:
     eraser: Eraser
     layers: tuple[LayerReport, ...]
 
+    arrives: Mapping[str, float] = field(default_factory=dict)
+    """Layer -> share of its change that arrives in the model, where it was measured: see
+    `arrival.py`."""
+
     @property
     def provenance(self) -> Provenance:
         """How the eraser came to be."""
@@ -124,8 +128,12 @@ class FitReport:
         forget: Activations,
         retain: Activations | None,
         progress: Progress = no_progress,
+        arrives: Mapping[str, float] | None = None,
     ) -> FitReport:
         """Measure an eraser on forget and retain rows; progress is reported in layers.
+
+        Args:
+            arrives: What was measured in the model, see the field.
 
         Raises:
             EraserError: the eraser's layers are not those of the activations.
@@ -138,7 +146,7 @@ class FitReport:
         for name, layer in eraser.to("cpu", torch.float32).layers.items():
             layers.append(_report_layer(name, layer, eraser.provenance, forget, retain))
             progress(len(layers), len(eraser.layers))
-        return cls(eraser, tuple(layers))
+        return cls(eraser, tuple(layers), dict(arrives or {}))
 
     def mean(self, value: Callable[[LayerReport], float | None]) -> float | None:
         """The mean of a number over all layers, or None where it was not measured."""
@@ -173,6 +181,7 @@ class FitReport:
             ),
             _line("shift towards the neighbours", self.mean(lambda layer: layer.shift)),
             _line("kept, of the neighbours' energy", self.mean(lambda layer: layer.retain_kept)),
+            self._arriving(),
             _line(
                 "protected by the neighbours' directions, of the concept's mean",
                 self.mean(lambda layer: layer.mean_protected),
@@ -180,6 +189,17 @@ class FitReport:
             *(f"Warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(line for line in lines if line)
+
+    def _arriving(self) -> str:
+        """How much of the change arrives in the model."""
+        what = "  arrives in the model, of the change"
+        if all(layer.by_head for layer in self.eraser.layers.values()):
+            return f"{what}: all of it, as each head is changed by itself"
+        if not self.arrives:
+            return f"{what}: not measured (PURE Fit measures it with model and clip connected)"
+        shares = self.arrives.values()
+        mean = sum(shares) / len(shares)
+        return f"{what}: {mean:.1%} (by layer {min(shares):.0%} to {max(shares):.0%})"
 
     def _missing_neighbours(self) -> str:
         if self.provenance.retain:

@@ -22,15 +22,21 @@ ROUNDING = 2e-6
 
 
 def random_eraser(
-    model: ModelPatcher, edit: Edit = "keys and values", rank: int = 5, seed: int = 0
+    model: ModelPatcher,
+    edit: Edit = "keys and values",
+    rank: int = 5,
+    seed: int = 0,
+    by_head: bool = False,
 ) -> Eraser:
     generator = torch.Generator().manual_seed(seed)
+
+    def factors(*blocks: int, d: int) -> LayerEraser:
+        left = torch.randn(*blocks, d, rank, generator=generator) / d**0.5
+        return LayerEraser(left, torch.randn(*blocks, rank, d, generator=generator) / d**0.5)
+
     layers = {
-        name: LayerEraser(
-            torch.randn(d, rank, generator=generator) / d**0.5,
-            torch.randn(rank, d, generator=generator) / d**0.5,
-        )
-        for name, d in Sites.of(model).widths().items()
+        site.name: factors(site.value_heads, d=site.head_dim) if by_head else factors(d=site.width)
+        for site in Sites.of(model).sites
     }
     return Eraser(
         layers,
@@ -50,7 +56,8 @@ def random_eraser(
 def dense(layer: LayerEraser, strength: float = 1.0) -> torch.Tensor:
     """E as a (d, d) float64 matrix."""
     identity = torch.eye(layer.width, dtype=torch.float64)
-    return identity - strength * layer.proj_left.double() @ layer.proj_right.double()
+    whole = layer.dense()
+    return identity - strength * whole.proj_left.double() @ whole.proj_right.double()
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

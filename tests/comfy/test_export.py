@@ -30,6 +30,7 @@ from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from testbed.comfy.erasers import random_eraser
 from testbed.comfy.families import FAMILIES, build
 from testbed.comfy.server import ComfyServer, Run
 from testbed.comfy.stock import (
@@ -223,6 +224,27 @@ def test_a_lora_at_any_strength_is_the_patch_at_that_strength(
             sample(loaded, source.loaded.clip), sample(patched, source.loaded.clip)
         )
         assert difference < (1e-3 if dtype == "float32" else 5e-2)
+
+
+def test_an_eraser_by_head_goes_every_way(source: Source) -> None:
+    model = source.loaded.model
+    eraser = replace(source.eraser, layers=random_eraser(model, by_head=True).layers)
+    patched = sample(patch(model, eraser).model, source.loaded.clip)
+    exported = load(save_checkpoint(source, [eraser]))
+    assert largest_difference(sample(exported.model, exported.clip), patched) == 0.0
+    state = save_lora(model, eraser)
+    lora = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)[0]
+    for site in Sites.of(model).sites:
+        for role in ROLES:
+            one = effective_weight(patch(model, eraser).model, weight_key(site, role))
+            other = effective_weight(lora, weight_key(site, role))
+            assert (one - other).norm() < 1e-6 * one.norm(), (site.name, role)
+    two = source._replace(eraser=eraser)
+    folder, whole = save_diffusers(two), load_file(save_checkpoint(two))
+    written = load_file(next(folder.rglob("*.safetensors")))
+    expected = whole["model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"]
+    actual = written["mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"]
+    assert torch.equal(actual, expected)
 
 
 def save_diffusers(source: Source) -> Path:

@@ -26,11 +26,12 @@ from testbed.comfy.stock import (
 )
 
 
+@pytest.mark.parametrize("by_head", [False, True], ids=["together", "by head"])
 @pytest.mark.parametrize("strength", [1.0, 0.4, -1.5])
 def test_with_a_lora_upstream_the_weight_is_e_times_the_sum(
-    loaded: Loaded, strength: float
+    loaded: Loaded, strength: float, by_head: bool
 ) -> None:
-    eraser, lora = random_eraser(loaded.model), with_lora(loaded.model)
+    eraser, lora = random_eraser(loaded.model, by_head=by_head), with_lora(loaded.model)
     patched = patch(lora, eraser.applied(strength)).model
     for site in Sites.of(loaded.model).sites:
         e = dense(eraser.layers[site.name], strength)
@@ -168,6 +169,16 @@ def test_an_eraser_of_another_family_is_pointed_out(
     made = replace(made, model=replace(made.model, name="test (SD20)"))
     patch(loaded.model, replace(eraser, provenance=made))
     assert "test (SD20)" in caplog.text and "of type SD15" in caplog.text
+
+
+def test_an_eraser_of_another_number_of_heads_is_refused(loaded: Loaded) -> None:
+    eraser = random_eraser(loaded.model, by_head=True)
+    layers = {
+        name: LayerEraser(layer.proj_left.reshape(4, -1, 5), layer.proj_right.reshape(4, 5, -1))
+        for name, layer in eraser.layers.items()
+    }
+    with pytest.raises(ModelError, match=r"made for 4 heads .* the model has 8"):
+        patch(loaded.model, replace(eraser, layers=layers))
 
 
 def test_a_model_without_cross_attention_is_refused(loaded: Loaded) -> None:

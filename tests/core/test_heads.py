@@ -210,7 +210,7 @@ def test_the_report_counts_ranks_in_every_head(eraser, make_activations):
     forget, retain = make_activations(seed=1), make_activations(seed=2)
     report = FitReport.of(eraser, forget, retain)
     words = report.summary()
-    assert f"of 15 in each of 4 heads" in words and f"of 6 in each of 4 heads" in words
+    assert "of 15 in each of 4 heads" in words and "of 6 in each of 4 heads" in words
     assert "in each of 4 heads" in summary(eraser)
     dense = Eraser(
         {name: layer.dense() for name, layer in eraser.layers.items()}, eraser.provenance

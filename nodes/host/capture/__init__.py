@@ -1,5 +1,6 @@
 """Capturing activations in a sampling run of the model."""
 
+from .arrival import arriving_shares
 from .error import CaptureError
 from .memory import remembered_capture
 from .run import capture, capture_both
@@ -9,6 +10,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULERS",
     "CaptureError",
+    "arriving_shares",
     "capture",
     "capture_both",
     "remembered_capture",

@@ -1,4 +1,4 @@
-"""Measuring how much of an eraser's change arrives, in a short sampling of the concept's prompts."""
+"""How much of an eraser's change arrives: a short sampling of the concept's prompts."""
 
 from __future__ import annotations
 
