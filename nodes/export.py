@@ -7,7 +7,8 @@ from comfy_api.latest import io
 
 from ..pure_core.eraser import Eraser
 from ..pure_core.errors import require_one_of
-from ..pure_core.export import LORA_DTYPES, export_checkpoint, export_diffusers
+from ..pure_core.export import LORA_DTYPES, LORA_FORMS, export_checkpoint, export_diffusers
+from ..pure_core.export.lora import COMFYUI
 from .files import path_output, written
 from .host import export as host
 from .host.patch import chosen_edit
@@ -200,6 +201,20 @@ class SaveLoRA(io.ComfyNode):
                     ),
                 ),
                 prefix_input("loras/erased"),
+                advanced(
+                    optional(
+                        io.Combo.Input(
+                            "form",
+                            options=list(LORA_FORMS),
+                            default=COMFYUI,
+                            tooltip=(
+                                "Who is to read the file: ComfyUI and kohya's tools, or the "
+                                "diffusers library by its own names. Of U-Nets diffusers reads "
+                                "the first form, too; of transformers only the second."
+                            ),
+                        )
+                    )
+                ),
             ],
             outputs=[path_output()],
             is_output_node=True,
@@ -216,8 +231,10 @@ class SaveLoRA(io.ComfyNode):
         edit: list[str],
         dtype: list[str],
         filename_prefix: list[str],
+        form: Sequence[str] = (COMFYUI,),
     ) -> io.NodeOutput:
         require_one_of("dtype", dtype[0], LORA_DTYPES)
         target = host.target(filename_prefix[0], ".safetensors")
-        host.save_lora(model[0], applied(eraser, strength, edit), LORA_DTYPES[dtype[0]], target)
+        erasers = applied(eraser, strength, edit)
+        host.save_lora(model[0], erasers, LORA_DTYPES[dtype[0]], form[0], target)
         return written(target)

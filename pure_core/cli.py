@@ -28,6 +28,7 @@ from .eraser import EDITS, Eraser
 from .errors import PureError
 from .export import (
     LORA_DTYPES,
+    LORA_FORMS,
     Source,
     export_checkpoint,
     export_diffusers,
@@ -123,6 +124,9 @@ def parser(program: str = MODULE) -> argparse.ArgumentParser:
             "architecture (a fine-tune)",
         )
     lora.add_argument("--dtype", choices=LORA_DTYPES, default="float32", help="default: float32")
+    lora.add_argument(
+        "--form", choices=LORA_FORMS, default=LORA_FORMS[0], help=f"default: {LORA_FORMS[0]}"
+    )
 
     merge = add("merge", "Write several erasers as one.")
     merge.add_argument("erasers", nargs="+", metavar="ERASER", help="two or more")
@@ -211,7 +215,7 @@ def _lora(options: argparse.Namespace) -> int:
     erasers = _erasers(options)
     source = Source.open(options.source, erasers, options.any_source)
     file = source.file
-    tensors = lora_tensors(source.model, erasers, source, LORA_DTYPES[options.dtype])
+    tensors = lora_tensors(source.model, erasers, source, LORA_DTYPES[options.dtype], options.form)
     made = export_metadata(erasers, file.path.name, file.fingerprint())
     export_lora(options.output, tensors, made)
     _say_written(Path(options.output), started)

@@ -88,7 +88,7 @@ def export(
 
 @torch.no_grad()
 def save_lora(
-    model: ModelPatcher, erasers: Sequence[Eraser], dtype: torch.dtype, target: Path
+    model: ModelPatcher, erasers: Sequence[Eraser], dtype: torch.dtype, form: str, target: Path
 ) -> None:
     """Write the LoRA that does to this model, patches included, what the erasers do.
 
@@ -105,7 +105,7 @@ def save_lora(
     state = model.model.diffusion_model.state_dict()
     names = model_in_file({name: tuple(each.shape) for name, each in state.items()}, "the model")
     weights = _WithProgress(model, sites)
-    tensors = lora_tensors(names, erasers, weights, dtype)
+    tensors = lora_tensors(names, erasers, weights, dtype, form)
     made = export_metadata(erasers, display_name(model), fingerprint(model), prompts=with_prompts())
     export_lora(target, tensors, made)
 

@@ -2,12 +2,13 @@
 
 from .checkpoint import export_checkpoint
 from .diffusers import export_diffusers
-from .lora import LORA_DTYPES, export_lora, lora_tensors
+from .lora import LORA_DTYPES, LORA_FORMS, export_lora, lora_tensors
 from .provenance import read_history
 from .source import Source
 
 __all__ = [
     "LORA_DTYPES",
+    "LORA_FORMS",
     "Source",
     "export_checkpoint",
     "export_diffusers",

@@ -16,12 +16,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..eraser import SPACES, Eraser, LayerEraser, product, require_same_widths
-from ..errors import EraserError
+from ..errors import EraserError, require_one_of
 from ..families import ROLES, FileRows, ModelFile, Role
 from ..files.atomic import atomic_file
 from .source import require_suffix, writing
 
 LORA_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+COMFYUI, DIFFUSERS = "ComfyUI and kohya", "diffusers"
+
+LORA_FORMS = (COMFYUI, DIFFUSERS)
+"""Whose names a LoRA's tensors have. Of U-Nets the library reads the first as well."""
 
 
 class Weights(Protocol):
@@ -39,25 +44,31 @@ def lora_tensors(
     erasers: Sequence[Eraser],
     weights: Weights,
     dtype: torch.dtype = torch.float32,
+    form: str = COMFYUI,
 ) -> dict[str, Tensor]:
-    """The LoRA's tensors by `ModelFile.lora_name`, exact except for the rounding to `dtype`.
+    """The LoRA's tensors, exact except for the rounding to `dtype`.
 
     The rank is the eraser's, of all heads together. Loaded at strength s on the same weights it is
     E_s W; of several erasers it holds the product, each at its own strength.
 
     Args:
         model: The names of the model's weights.
+        form: One of `LORA_FORMS`.
 
     Returns:
         `<name>.lora_up.weight` (d, r), `<name>.lora_down.weight` (r, in) and `<name>.alpha`, the
         same for all, for every weight that changes: W gains (alpha / r) up down. Where keys or
         values are rows of a larger weight, the other rows of `lora_up` are zero and parts of one
-        weight lie one after the other. A bias gains `<name>.diff_b`.
+        weight lie one after the other. A bias gains `<name>.diff_b`. In the form for diffusers
+        they are `<name>.lora_B.weight`, `<name>.lora_A.weight` and `<name>.lora_B.bias`, without
+        alpha.
 
     Raises:
         EraserError: no erasers or nothing to change, an eraser of another architecture, or
             numbers that `dtype` cannot hold.
+        ModelFileError: diffusers has no such model.
     """
+    require_one_of("form", form, LORA_FORMS)
     for eraser in erasers:
         require_same_widths(eraser.widths, model.widths(text=eraser.space == "text"))
     products = {
@@ -70,23 +81,41 @@ def lora_tensors(
         raise EraserError("The erasers change nothing (strength or rank 0): there is no LoRA.")
     changes: dict[str, _Change] = {}
     for (site, role), found in products.items():
-        place = model.weight(site, role)
+        rows = model.library_lora_rows if form == DIFFUSERS else model.lora_rows
+        place, bias = rows(site, role), weights.bias(site, role)
         up, down = _factors(found, weights.weight(site, role))
-        bias, bias_place = weights.bias(site, role), model.bias(site, role)
-        change = changes.setdefault(model.lora_name(site, role), _Change())
+        change = changes.setdefault(place.tensor, _Change())
         change.add(place, up, down, sum(each.total_rank for each in found))
-        if bias is not None and bias_place is not None:
-            change.add_bias(bias_place, _changed(found, bias))
-    # Loaders scale by alpha / r. One alpha for all, because diffusers mixes up several.
+        if bias is not None:
+            change.add_bias(place, _changed(found, bias))
+    named = _for_diffusers if form == DIFFUSERS else _for_comfyui
+    return {
+        name: each if name.endswith(".alpha") else _rounded(each, dtype, name)
+        for name, each in named(changes).items()
+    }
+
+
+def _for_comfyui(changes: Mapping[str, _Change]) -> dict[str, Tensor]:
+    """Loaders scale by alpha / r. One alpha for all, because diffusers mixes up several."""
     alpha = max(change.rank for change in changes.values())
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
-        up, down = torch.cat(change.ups, dim=1), torch.cat(change.downs)
-        tensors[f"{name}.lora_up.weight"] = _rounded(up * (up.shape[1] / alpha), dtype, name)
-        tensors[f"{name}.lora_down.weight"] = _rounded(down, dtype, name)
+        up, down = change.factors
+        tensors[f"{name}.lora_up.weight"] = up * (up.shape[1] / alpha)
+        tensors[f"{name}.lora_down.weight"] = down
         tensors[f"{name}.alpha"] = torch.tensor(float(alpha))
         if change.bias is not None:
-            tensors[f"{name}.diff_b"] = _rounded(change.bias, dtype, name)
+            tensors[f"{name}.diff_b"] = change.bias
+    return tensors
+
+
+def _for_diffusers(changes: Mapping[str, _Change]) -> dict[str, Tensor]:
+    """The library scales by 1 where no alpha is given."""
+    tensors: dict[str, Tensor] = {}
+    for name, change in changes.items():
+        tensors[f"{name}.lora_B.weight"], tensors[f"{name}.lora_A.weight"] = change.factors
+        if change.bias is not None:
+            tensors[f"{name}.lora_B.bias"] = change.bias
     return tensors
 
 
@@ -98,6 +127,11 @@ class _Change:
         self.downs: list[Tensor] = []
         self.rank = 0
         self.bias: Tensor | None = None
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Up (out, r) and down (r, in)."""
+        return torch.cat(self.ups, dim=1), torch.cat(self.downs)
 
     def add(self, place: FileRows, up: Tensor, down: Tensor, rank: int) -> None:
         whole = up.new_zeros(place.total, up.shape[1])

@@ -138,8 +138,17 @@ class ModelFile(Protocol):
     def bias(self, site: str, role: Role) -> FileRows | None:
         """Where their bias lies, if they have one."""
 
-    def lora_name(self, site: str, role: Role) -> str:
-        """What a LoRA's tensors for the whole weight begin with."""
+    def lora_rows(self, site: str, role: Role) -> FileRows:
+        """What a LoRA's tensors for the whole weight begin with, and where the rows lie in it.
+
+        The name is one that ComfyUI and kohya's tools read.
+        """
+
+    def library_lora_rows(self, site: str, role: Role) -> FileRows:
+        """The same for the diffusers library, by the paths of its own modules.
+
+        Raises ModelFileError where the library has no such model.
+        """
 
     def diffusers_name(self, key: str) -> str:
         """A tensor's name in the diffusers library, `key` without the prefix.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -208,15 +208,21 @@ class UNetFile:
             )
         return FileRows(self.prefix + own, 0, rows, rows) if rows else None
 
-    def lora_name(self, site: str, role: Role) -> str:
+    def lora_rows(self, site: str, role: Role) -> FileRows:
         """The module path of the diffusers library with underscores, which every LoRA loader reads.
 
         Kohya's trainer names SD 1.x and 2.x like this, and SDXL by other paths.
         """
-        module = (
-            self.in_this_file[site] if self.names.is_diffusers else self.names.diffusers_site(site)
-        )
-        return f"lora_unet_{module.replace('.', '_')}_{PROJECTIONS[role]}"
+        name = f"lora_unet_{self._library_path(site).replace('.', '_')}_{PROJECTIONS[role]}"
+        return replace(self.weight(site, role), tensor=name)
+
+    def library_lora_rows(self, site: str, role: Role) -> FileRows:
+        name = f"unet.{self._library_path(site)}.{PROJECTIONS[role]}"
+        return replace(self.weight(site, role), tensor=name)
+
+    def _library_path(self, site: str) -> str:
+        own = self.in_this_file[site]
+        return own if self.names.is_diffusers else self.names.diffusers_site(site)
 
     def diffusers_name(self, key: str) -> str:
         return self.names.diffusers_name(key)

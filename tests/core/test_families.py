@@ -133,7 +133,7 @@ def test_a_file_s_sites_have_the_names_of_comfy_s_modules(source, prefix):
         assert place.tensor == f"{theirs}.weight" and place.whole
         assert (place.start, place.count) == (0, 128)
         name = f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_{projection}"
-        assert model.lora_name(SITE, role) == name
+        assert model.lora_rows(SITE, role).tensor == name
         assert model.bias(SITE, role) is None
 
 
