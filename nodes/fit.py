@@ -17,12 +17,10 @@ from .types import (
     STEPS,
     Activations,
     Eraser,
-    clip_input,
     heads_input,
     max_rank_input,
+    measuring_inputs,
     method_input,
-    model_input,
-    optional,
     schema,
 )
 
@@ -57,8 +55,7 @@ class Fit(io.ComfyNode):
                 *setting_inputs(METHODS),
                 max_rank_input(),
                 heads_input(),
-                optional(model_input()),
-                optional(clip_input()),
+                *measuring_inputs(),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),

@@ -67,6 +67,15 @@ def clip_input() -> io.Clip.Input:
     return io.Clip.Input("clip", tooltip="The text encoder that belongs to the model.")
 
 
+def measuring_inputs() -> tuple[io.Input, io.Input]:
+    """Model and text encoder where they serve only to measure what arrives of a change."""
+    why = "Only needed to measure how much of the change arrives."
+    return (
+        optional(io.Model.Input("model", tooltip=f"The model, after all its LoRAs. {why}")),
+        optional(io.Clip.Input("clip", tooltip=f"The model's text encoder. {why}")),
+    )
+
+
 def concept_input() -> io.String.Input:
     return io.String.Input(
         "concept",
