@@ -12,8 +12,9 @@ from . import __version__
 from .activations import Activations
 from .anchors import AnchorSet
 from .dates import today
-from .eraser import Eraser, LayerEraser, Provenance, contribution
+from .eraser import Edit, Eraser, LayerEraser, Provenance, contribution
 from .errors import FitError, require_one_of
+from .families import family_named
 from .low_rank import thin_product
 from .methods import METHODS, TEXT_METHODS, ActivationMethod, Method, TextMethod
 from .methods.method import LayerRows, TextEdit, Value
@@ -184,13 +185,22 @@ def _provenance(
         settings=settings,
         forget=forget,
         retain=retain,
-        edit=method.edit,
+        edit=_edit(method, model),
         model=model,
         created=today(),
         plugin_version=__version__,
         trajectory=trajectory,
         contribution=dict(contribution or {}),
     )
+
+
+def _edit(method: Method, model: ModelIdentity) -> Edit:
+    """What a method edits; on outputs, keys only where E W_K gives E k."""
+    family = family_named(model.family)
+    on_outputs = not isinstance(method, TextMethod) or method.space == "activations"
+    if family is None or family.keys_are_linear or not on_outputs:
+        return method.edit
+    return "values"
 
 
 def _chosen(

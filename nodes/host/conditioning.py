@@ -6,13 +6,18 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 from torch import Tensor
 
 from ...pure_core.anchors import SLOT, AnchorSet
 from ...pure_core.concepts import PromptError
 from .sites import ModelError, Sites
+
+ADAPTER_TOKENS, ADAPTER_WEIGHTS = "t5xxl_ids", "t5xxl_weights"
+"""What Anima's text encoder adds for the model's adapter, each (T,)."""
 
 EMBEDDING_MARK = "embedding:"
 
@@ -30,9 +35,12 @@ class Encoded(NamedTuple):
     """What ComfyUI keeps beside the tokens, 'pooled_output' of shape (1, P) among them."""
 
     @property
-    def length(self) -> int:
-        """T. Only prompts of one length fit into one batch."""
-        return self.tokens.shape[1]
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """Of tokens and options without the batch. Only prompts of one shape fit into one batch."""
+        tensors = [self.tokens, *(self.options[name] for name in sorted(self.options))]
+        return tuple(
+            tuple(each.shape[1:]) for each in tensors if isinstance(each, Tensor) and each.ndim
+        )
 
 
 def encode(clip: CLIP, prompt: str) -> Encoded:
@@ -97,6 +105,31 @@ def _nothing_read(name: str) -> str:
     )
 
 
+@torch.no_grad()
+def adapted(model: ModelPatcher, encoded: Encoded) -> Encoded:
+    """A prompt as the model's sites read it, where the model does more than pass it on.
+
+    Anima makes other vectors of it, from the tokens of a second tokenizer, of a single prompt only.
+    """
+    ids = encoded.options.get(ADAPTER_TOKENS)
+    if ids is None:
+        return encoded
+    comfy.model_management.load_models_gpu([model])
+    net, device = model.model.diffusion_model, model.load_device
+    dtype = model.model.get_dtype_inference()
+    weights = encoded.options.get(ADAPTER_WEIGHTS)
+    if weights is not None:
+        weights = weights[None, :, None].to(device, dtype)
+    tokens = encoded.tokens.to(device, dtype)
+    vectors = net.preprocess_text_embeds(tokens, ids[None].to(device), t5xxl_weights=weights)
+    rest = {
+        name: each
+        for name, each in encoded.options.items()
+        if name not in (ADAPTER_TOKENS, ADAPTER_WEIGHTS)
+    }
+    return Encoded(vectors.to(encoded.tokens), rest)
+
+
 def stack(prompts: Sequence[Encoded]) -> list[list[Any]]:
     """A conditioning of one entry whose batch rows are the prompts, tokens (B, T, D).
 
@@ -109,4 +142,4 @@ def stack(prompts: Sequence[Encoded]) -> list[list[Any]]:
 def _join(values: list[Any]) -> Any:
     """Tensors along the batch; anything else is the same for every prompt."""
     first = values[0]
-    return torch.cat(values) if isinstance(first, Tensor) and first.ndim else first
+    return torch.cat(values) if isinstance(first, Tensor) and first.ndim > 1 else first

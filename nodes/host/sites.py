@@ -47,7 +47,8 @@ class Sites:
         if family is None:
             raise ModelError(
                 f"model: {architecture(model)} is not supported yet. Expected one of: "
-                f"{known_models()}. Transformers such as Flux or SD3 read text in another way."
+                f"{known_models()}. Models that read text and picture in one attention, such as "
+                "Flux or SD3, are not. CONTRIBUTING.md says how to add a family."
             )
         return cls(family, net, tuple(family.sites(net)))
 
@@ -61,8 +62,8 @@ class Sites:
 
     def require_text_width(self, width: int) -> None:
         """Raise ModelError if the layers do not read text vectors of this width."""
-        wanted = sorted(set(self.widths(text=True).values()))
-        if wanted != [width]:
+        wanted = self.family.text_width(self.net)
+        if width != wanted:
             raise ModelError(
                 f"clip: its vectors have {width} numbers and the model reads {wanted}. Connect the "
                 "text encoder that belongs to the model."

@@ -98,6 +98,17 @@ class LatentGeometry(NamedTuple):
     frames: bool = False
     """Whether latents have an axis of frames before height and width."""
 
+    patch: int = 1
+    """Cells of a row or column that become one position of the first layer."""
+
+    least_pixels: int = 0
+    """Width and height below which the model cannot be run."""
+
+    @property
+    def multiple(self) -> int:
+        """Width and height in pixels are multiples of it."""
+        return self.pixels_per_cell * self.patch
+
 
 @dataclass(frozen=True)
 class FileRows:
@@ -192,6 +203,23 @@ class Family(Protocol):
 
     def usual_size(self, net: nn.Module, predicts_velocity: bool) -> int:
         """Width and height in pixels of the pictures that the model was made for."""
+
+    def text_width(self, net: nn.Module) -> int:
+        """Numbers in each vector that the text encoder has to give."""
+
+    def text_entry(self, net: nn.Module) -> Rows | None:
+        """The linear map through which all of the text enters the model, for methods on the text.
+
+        None where every site reads the text encoder's vectors itself.
+        """
+
+    @property
+    def keys_are_linear(self) -> bool:
+        """Whether keys reach attention as W_K makes them, so that E W_K gives E k.
+
+        Where a norm or a rotation comes between, methods that edit keys and values edit the values
+        alone.
+        """
 
     def short_name(self, site: str) -> str:
         """A site's name for people, where there is little room."""

@@ -44,6 +44,7 @@ class UNet:
         "output": "output_block",
     }
     listen = staticmethod(listen_to_output)
+    keys_are_linear = True
 
     def has(self, net: nn.Module) -> bool:
         return hasattr(net, "input_blocks") and bool(self.sites(net))
@@ -68,6 +69,12 @@ class UNet:
         if levels == 2:
             return SMALL_SIZE
         return VELOCITY_SIZE if predicts_velocity and text > CLIP_L_WIDTH else SIZE
+
+    def text_width(self, net: nn.Module) -> int:
+        return self.sites(net)[0].text_width
+
+    def text_entry(self, net: nn.Module) -> None:
+        return None
 
     def short_name(self, site: str) -> str:
         """'input_blocks.4.1.transformer_blocks.0.attn2' as 'input 4.1 / 0'."""

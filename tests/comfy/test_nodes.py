@@ -71,7 +71,7 @@ TABLE = {
             *("forget", "retain", "method", "preset"),
             *("forget_energy", "retain_energy", "keep", "damping"),
             *("overshoot", "reach", "shrinkage"),
-            "max_rank",
+            *("max_rank", "heads", "model", "clip"),
         ],
         [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
     ),
@@ -112,7 +112,7 @@ TABLE = {
         for name in ("PURE_SaveCheckpoint", "PURE_SaveDiffusers")
     },
     "PURE_SaveLoRA": (
-        ["model", "eraser", "strength", "edit", "dtype", "filename_prefix"],
+        ["model", "eraser", "strength", "edit", "dtype", "filename_prefix", "form"],
         [("path", "STRING")],
     ),
     "PURE_Compare": (["before", "after"], [("comparison", "IMAGE")]),

@@ -147,7 +147,7 @@ def test_every_row_gets_the_size_and_the_pooled_prompt_that_it_gets_alone(
         model, clip = small(name), text_encoder(FAMILIES[name].text)
     listening, seen = listen(model)
     capture(listening, clip, AnchorSet.written([LONG]), TALL._replace(cfg=cfg))
-    lengths = [encode(clip, prompt).length for prompt in LONG]
+    lengths = [encode(clip, prompt).tokens.shape[1] for prompt in LONG]
     assert lengths == [154, 77, 231, 77]
     order = sorted(range(len(LONG)), key=lengths.__getitem__)
     prompted = [

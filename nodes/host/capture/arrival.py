@@ -12,7 +12,7 @@ from comfy.sd import CLIP
 
 from ....pure_core.arrival import ArrivalMeter, Values
 from ....pure_core.eraser import Eraser
-from ..conditioning import encode, encode_anchors, stack
+from ..conditioning import adapted, encode, encode_anchors, stack
 from ..sites import Sites
 from . import batches as batching
 from .sampling import noise_levels, sampler_for, starting_noise
@@ -32,8 +32,8 @@ def arriving_shares(model: ModelPatcher, clip: CLIP, eraser: Eraser) -> dict[str
     if made.trajectory is None or eraser.space != "activations" or not layers:
         return {}
     trajectory = made.trajectory._replace(latents=1, cfg=1.0)
-    encoded = encode_anchors(clip, made.forget, sites)
-    empty = encode(clip, "")
+    encoded = [adapted(model, each) for each in encode_anchors(clip, made.forget, sites)]
+    empty = adapted(model, encode(clip, ""))
     noise, sigmas = starting_noise(model, sites, trajectory), noise_levels(model, trajectory)
     most = batching.rows_per_call(model, noise, trajectory.cfg)
     batches = batching.batches(encoded, 1, max(1, most // 2))

@@ -27,10 +27,10 @@ class Row(NamedTuple):
 
 
 def batches(encoded: Sequence[Encoded], latents: int, size: int) -> list[list[Row]]:
-    """Rows grouped by the prompts' token length, at most `size` in a batch."""
+    """Rows grouped by the prompts' shapes, at most `size` in a batch."""
     found = []
-    for length in sorted({each.length for each in encoded}):
-        anchors = [index for index, each in enumerate(encoded) if each.length == length]
+    for shape in sorted({each.shape for each in encoded}):
+        anchors = [index for index, each in enumerate(encoded) if each.shape == shape]
         rows = [Row(anchor, latent) for anchor in anchors for latent in range(latents)]
         count = math.ceil(len(rows) / size)
         even = math.ceil(len(rows) / count)

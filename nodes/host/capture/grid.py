@@ -29,6 +29,9 @@ class Grid(NamedTuple):
     size: tuple[int, int]
     """Height and width of the latent."""
 
+    frames: int = 1
+    """Of the latent; cells are averaged over all of them."""
+
     def pool(self, h: Tensor, layer: str) -> Pooled:
         """Average h (rows, positions, d) over the whole picture and over every cell.
 
@@ -41,16 +44,19 @@ class Grid(NamedTuple):
         means = h.mean(dim=1, dtype=torch.float32)
         if self.cells == 1:
             return Pooled(means.unsqueeze(1), means)
-        positions = h.shape[1]
+        positions = h.shape[1] // self.frames
         height, width = self.size
         while height * width > positions and max(height, width) > 1:
             height, width = (height + 1) // 2, (width + 1) // 2
-        if height * width != positions:
+        if height * width * self.frames != h.shape[1]:
             raise CaptureError(
-                f"cells: layer {layer} has {positions} positions, which are not those of the "
+                f"cells: layer {layer} has {h.shape[1]} positions, which are not those of the "
                 "picture made smaller: a patch upstream merges or splits them. Capture before it, "
                 "or set cells to 1."
             )
-        picture = rearrange(h.float(), "row (y x) d -> row d y x", y=height)
+        frames = rearrange(h, "row (t p) d -> row t p d", t=self.frames)
+        picture = rearrange(
+            frames.mean(dim=1, dtype=torch.float32), "row (y x) d -> row d y x", y=height
+        )
         parts = torch.nn.functional.adaptive_avg_pool2d(picture, self.cells)
         return Pooled(rearrange(parts, "row d y x -> row (y x) d"), means)

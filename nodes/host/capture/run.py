@@ -7,6 +7,8 @@ exist only while a batch is being sampled: all clones of a MODEL share its modul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import comfy.sample
 import comfy.utils
 import torch
@@ -16,8 +18,9 @@ from comfy.sd import CLIP
 from ....pure_core.activations import ActivationCollector, Activations
 from ....pure_core.anchors import AnchorSet
 from ....pure_core.concepts import Anchors
+from ....pure_core.model_identity import ModelIdentity
 from ....pure_core.trajectory import Trajectory
-from ..conditioning import encode, encode_anchors, stack
+from ..conditioning import Encoded, adapted, encode, encode_anchors, stack
 from ..identity import identity
 from ..sites import Sites
 from . import batches as batching
@@ -53,17 +56,35 @@ def capture(
     sites = Sites.of(model)
     trajectory = for_model(trajectory, model, sites)
     encoded = encode_anchors(clip, anchors, sites)
-    collector = ActivationCollector(
-        sites.widths(), anchors, trajectory, identity(model, sites, clip), sites.heads()
-    )
-    empty = encode(clip, "")
+    made = identity(model, sites, clip)
+    return capture_encoded(model, encoded, encode(clip, ""), anchors, trajectory, made)
+
+
+def capture_encoded(
+    model: ModelPatcher,
+    encoded: Sequence[Encoded],
+    empty: Encoded,
+    anchors: AnchorSet,
+    trajectory: Trajectory,
+    made: ModelIdentity,
+) -> Activations:
+    """The same with prompts that are encoded already, one for each anchor, and an empty one.
+
+    Raises:
+        As `capture` does.
+    """
+    sites = Sites.of(model)
+    trajectory = for_model(trajectory, model, sites)
+    collector = ActivationCollector(sites.widths(), anchors, trajectory, made, sites.heads())
+    encoded, empty = [adapted(model, each) for each in encoded], adapted(model, empty)
     noise = starting_noise(model, sites, trajectory)
     sigmas = noise_levels(model, trajectory)
     most = batching.rows_per_call(model, noise, trajectory.cfg)
     batches = batching.batches(encoded, trajectory.latents, most)
     progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
     height, width = noise.shape[-2:]
-    grid = Grid(trajectory.cells, (height, width))
+    frames = noise.shape[2] if noise.ndim == 5 else 1
+    grid = Grid(trajectory.cells, (height, width), frames)
     for batch in batches:
         recorder = Recorder(sites, sigmas[:-1].tolist(), len(batch), grid)
         own = noise[[row.latent for row in batch]]

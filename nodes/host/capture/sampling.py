@@ -35,13 +35,15 @@ def for_model(trajectory: Trajectory, model: ModelPatcher, sites: Sites) -> Traj
     velocity = model.model.model_type == ModelType.V_PREDICTION
     resolved = trajectory.resolved(sites.family.usual_size(sites.net, velocity))
     resolved.check()
-    multiple = sites.family.latent(sites.net).pixels_per_cell
+    geometry = sites.family.latent(sites.net)
+    multiple, least = geometry.multiple, max(geometry.multiple, geometry.least_pixels)
     for name in ("width", "height"):
         pixels = getattr(resolved, name)
-        if pixels < multiple or pixels % multiple:
+        if pixels < least or pixels % multiple:
+            smallest = f" from {least} on" if least > multiple else ""
             raise CaptureError(
-                f"{name}: expected a multiple of {multiple} pixels, or 0 for the model's usual "
-                f"size, got {pixels}."
+                f"{name}: expected a multiple of {multiple} pixels{smallest}, or 0 for the "
+                f"model's usual size, got {pixels}."
             )
     if resolved.sampler_name not in SAMPLERS:
         raise CaptureError(

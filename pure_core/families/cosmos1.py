@@ -1,0 +1,23 @@
+"""Cosmos 1. Its attentions work on (positions, rows, d)."""
+
+from __future__ import annotations
+
+from .site import LatentGeometry
+from .transformer import Transformer
+from .transformer_file import FileNames, Spelling
+
+FAMILY = Transformer(
+    name="cosmos1",
+    models="Cosmos 1",
+    classes=("GeneralDIT",),
+    names=FileNames(
+        "cosmos1",
+        (Spelling("blocks.block#.blocks.1.block.attn", "to_k.0", "to_v.0"),),
+        Spelling("transformer_blocks.#.attn2", "to_k", "to_v"),
+    ),
+    out="to_out",
+    heads="heads",
+    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=True, patch=2),
+    size=lambda net: 704,
+    sequence_first=True,
+)

@@ -1,0 +1,24 @@
+"""HunyuanDiT. The sites read CLIP's vectors and, behind them, those of mT5, made as wide."""
+
+from __future__ import annotations
+
+from .site import LatentGeometry
+from .transformer import Transformer
+from .transformer_file import FileNames, Spelling
+
+FAMILY = Transformer(
+    name="hunyuan_dit",
+    models="HunyuanDiT",
+    classes=("HunYuanDiT",),
+    names=FileNames(
+        "hunyuan_dit",
+        (
+            Spelling("blocks.#.attn2", "kv_proj", "kv_proj"),
+            Spelling("blocks.#.attn2", "to_k", "to_v", mark="text_embedding_padding"),
+        ),
+    ),
+    out="out_proj",
+    heads="num_heads",
+    geometry=lambda net: LatentGeometry(channels=4, pixels_per_cell=8, patch=2),
+    size=lambda net: 1024,
+)

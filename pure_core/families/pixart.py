@@ -1,0 +1,29 @@
+"""PixArt alpha and sigma. Keys have no norm, so keys can be edited as exactly as values."""
+
+from __future__ import annotations
+
+from .site import LatentGeometry
+from .transformer import Transformer
+from .transformer_file import FileNames, Spelling
+
+LEAST = 264
+"""Pixels, below which the model divides by zero."""
+
+FAMILY = Transformer(
+    name="pixart",
+    models="PixArt alpha and sigma",
+    classes=("PixArt", "PixArtMS"),
+    names=FileNames(
+        "pixart",
+        (
+            Spelling("blocks.#.cross_attn", "kv_linear", "kv_linear"),
+            Spelling("transformer_blocks.#.attn2", "to_k", "to_v", mark="pos_embed.proj.weight"),
+        ),
+    ),
+    out="proj",
+    heads="num_heads",
+    geometry=lambda net: LatentGeometry(channels=4, pixels_per_cell=8, patch=2, least_pixels=LEAST),
+    size=lambda net: 1024,
+    entry="y_embedder.y_proj.fc1",
+    keys_are_linear=True,
+)

@@ -1,0 +1,289 @@
+"""Every transformer family with a cross-attention of its own, small and with random weights.
+
+All is built by ComfyUI's own classes, with the same parts as the full size and few channels. The
+text is made up as the vectors that an encoder would give: what a text encoder does is not at stake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from comfyui_pure.nodes.host.conditioning import Encoded
+
+import comfy.supported_models
+from comfy.model_patcher import ModelPatcher
+
+CPU = torch.device("cpu")
+TOKENS, TEXT = 7, 48
+
+
+class Kind(NamedTuple):
+    """A kind of transformer."""
+
+    family: str
+    """As the plugin calls it."""
+
+    config: str
+    """The class of comfy.supported_models, which 0.3.75 may not have."""
+
+    net: dict[str, Any]
+    """What the diffusion model is built with."""
+
+    sites: int
+
+    size: int = 64
+    """Pixels."""
+
+    width: int = TEXT
+    """Of text vectors."""
+
+    beside: Callable[[torch.Generator], dict[str, Any]] = lambda _: {}
+    """What the text encoder gives beside the vectors."""
+
+
+COSMOS = {
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "concat_padding_mask": True,
+    "pos_emb_cls": "rope3d",
+    "pos_emb_interpolation": "crop",
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 16,
+    "num_blocks": 2,
+    "crossattn_emb_channels": TEXT,
+    "rope_t_extrapolation_ratio": 1.0,
+}
+COSMOS_1 = {
+    **COSMOS,
+    "image_model": "cosmos",
+    "model_channels": 96,
+    "num_heads": 3,
+    "block_config": "FA-CA-MLP",
+    "pos_emb_learnable": False,
+    "block_x_format": "THWBD",
+    "affline_emb_norm": True,
+    "extra_per_block_abs_pos_emb": True,
+    "extra_per_block_abs_pos_emb_type": "learnable",
+    "rope_h_extrapolation_ratio": 1.0,
+    "rope_w_extrapolation_ratio": 1.0,
+}
+COSMOS_2 = {
+    **COSMOS,
+    "image_model": "cosmos_predict2",
+    "model_channels": 64,
+    "num_heads": 2,
+    "pos_emb_learnable": True,
+    "min_fps": 1,
+    "max_fps": 30,
+    "extra_per_block_abs_pos_emb": False,
+    "rope_h_extrapolation_ratio": 4.0,
+    "rope_w_extrapolation_ratio": 4.0,
+    "extra_h_extrapolation_ratio": 1.0,
+    "extra_w_extrapolation_ratio": 1.0,
+    "extra_t_extrapolation_ratio": 1.0,
+    "rope_enable_fps_modulation": False,
+}
+WAN = {
+    "image_model": "wan2.1",
+    "model_type": "t2v",
+    "dim": 64,
+    "out_dim": 16,
+    "in_dim": 16,
+    "num_heads": 2,
+    "ffn_dim": 128,
+    "num_layers": 2,
+    "patch_size": (1, 2, 2),
+    "freq_dim": 32,
+    "window_size": (-1, -1),
+    "qk_norm": True,
+    "cross_attn_norm": True,
+    "eps": 1e-6,
+    "text_dim": TEXT,
+}
+PIXART = {
+    "num_heads": 2,
+    "patch_size": 2,
+    "hidden_size": 64,
+    "in_channels": 4,
+    "depth": 2,
+    "caption_channels": TEXT,
+    "input_size": 8,
+    "pe_interpolation": 1,
+}
+KANDINSKY = {
+    "image_model": "kandinsky5",
+    "model_dim": 64,
+    "axes_dims": (8, 12, 12),
+    "time_dim": 32,
+    "ff_dim": 128,
+    "num_text_blocks": 1,
+    "num_visual_blocks": 2,
+    "in_text_dim": TEXT,
+    "in_text_dim2": 40,
+}
+
+
+def _mt5(random: torch.Generator) -> dict[str, Any]:
+    return {
+        "attention_mask": torch.ones(1, TOKENS),
+        "conditioning_mt5xl": torch.randn(1, 9, 40, generator=random),
+        "attention_mask_mt5xl": torch.ones(1, 9),
+    }
+
+
+def _t5_ids(random: torch.Generator) -> dict[str, Any]:
+    length = int(torch.randint(5, 12, (), generator=random))
+    return {
+        "t5xxl_ids": torch.randint(0, 100, (length,), generator=random),
+        "t5xxl_weights": torch.ones(length),
+    }
+
+
+def _pooled(random: torch.Generator) -> dict[str, Any]:
+    return {"pooled_output": torch.randn(1, 40, generator=random)}
+
+
+def _mask(random: torch.Generator) -> dict[str, Any]:
+    used = int(torch.randint(3, TOKENS + 1, (), generator=random))
+    return {"attention_mask": (torch.arange(TOKENS) < used).long()[None]}
+
+
+KINDS = {
+    "Wan 2.1 T2V": Kind("wan", "WAN21_T2V", WAN, 2),
+    "Wan 2.1 I2V": Kind("wan", "WAN21_I2V", {**WAN, "model_type": "i2v", "in_dim": 36}, 2),
+    "Wan 2.1 VACE": Kind(
+        "wan",
+        "WAN21_Vace",
+        {**WAN, "model_type": "vace", "vace_layers": 1, "vace_in_dim": 96},
+        3,
+    ),
+    "Wan 2.2 5B": Kind("wan", "WAN22_T2V", {**WAN, "in_dim": 48, "out_dim": 48}, 2, 128),
+    "Cosmos 1": Kind("cosmos1", "CosmosT2V", COSMOS_1, 2),
+    "Cosmos-Predict2": Kind("cosmos2", "CosmosT2IPredict2", COSMOS_2, 2),
+    "Anima": Kind(
+        "cosmos2",
+        "Anima",
+        {**COSMOS_2, "image_model": "anima", "crossattn_emb_channels": 1024},
+        2,
+        width=1024,
+        beside=_t5_ids,
+    ),
+    "PixArt alpha": Kind(
+        "pixart",
+        "PixArtAlpha",
+        {
+            **PIXART,
+            "hidden_size": 96,
+            "image_model": "pixart_alpha",
+            "model_max_length": 120,
+            "micro_condition": True,
+        },
+        2,
+        288,
+    ),
+    "PixArt sigma": Kind(
+        "pixart",
+        "PixArtSigma",
+        {
+            **PIXART,
+            "image_model": "pixart_sigma",
+            "model_max_length": 300,
+            "micro_condition": False,
+        },
+        2,
+        288,
+    ),
+    "HunyuanDiT": Kind(
+        "hunyuan_dit",
+        "HunyuanDiT",
+        {
+            "image_model": "hydit",
+            "depth": 4,
+            "hidden_size": 64,
+            "num_heads": 2,
+            "text_states_dim": TEXT,
+            "text_states_dim_t5": 40,
+            "text_len": TOKENS,
+            "text_len_t5": 9,
+            "mlp_ratio": 4.0,
+        },
+        4,
+        beside=_mt5,
+    ),
+    "LTX-Video": Kind(
+        "ltx",
+        "LTXV",
+        {
+            "image_model": "ltxv",
+            "num_layers": 2,
+            "attention_head_dim": 24,
+            "num_attention_heads": 2,
+            "cross_attention_dim": 48,
+            "caption_channels": TEXT,
+            "in_channels": 128,
+        },
+        2,
+        128,
+        beside=_mask,
+    ),
+    "Kandinsky 5 video": Kind(
+        "kandinsky5", "Kandinsky5", {**KANDINSKY, "visual_embed_dim": 132}, 2, beside=_pooled
+    ),
+    "Kandinsky 5 image": Kind(
+        "kandinsky5", "Kandinsky5Image", {**KANDINSKY, "visual_embed_dim": 64}, 2, beside=_pooled
+    ),
+}
+
+
+def no_such(name: str) -> str:
+    """Why a kind is left out in this ComfyUI; empty if it is not."""
+    config = KINDS[name].config
+    return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
+
+
+@torch.no_grad()
+def transformer(name: str, seed: int = 0) -> ModelPatcher:
+    """One of `KINDS`, float32 on the CPU."""
+    kind = KINDS[name]
+    config = getattr(comfy.supported_models, kind.config)({**kind.net, "dtype": torch.float32})
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device=CPU)
+    randomise(model.diffusion_model, seed)
+    return ModelPatcher(model, CPU, CPU)
+
+
+def randomise(net: torch.nn.Module, seed: int) -> None:
+    """Weights that keep numbers at their size, and norms near one."""
+    random = torch.Generator().manual_seed(seed)
+    for name, each in net.named_parameters():
+        drawn = torch.randn(each.shape, generator=random)
+        if each.ndim >= 2:
+            each.copy_(1.5 * drawn / max(1, each[0].numel()) ** 0.5)
+        elif "norm" in name.lower():
+            each.copy_(1 + 0.3 * drawn)
+        else:
+            each.copy_(0.3 * drawn)
+
+
+def encoded(name: str, prompts: int, seed: int = 0) -> list[Encoded]:
+    """As many made-up encodings, as the kind's text encoder shapes them."""
+    kind, random = KINDS[name], torch.Generator().manual_seed(seed)
+    return [
+        Encoded(torch.randn(1, TOKENS, kind.width, generator=random), kind.beside(random))
+        for _ in range(prompts)
+    ]
+
+
+def loaded_again(name: str, state: dict[str, torch.Tensor]) -> ModelPatcher:
+    """The kind with the weights of a file."""
+    model = transformer(name, seed=1)
+    missing, unexpected = model.model.diffusion_model.load_state_dict(state, strict=False)
+    assert not missing and not unexpected
+    return model

@@ -1,0 +1,316 @@
+"""Transformers with a cross-attention of their own, from capture to exports, small and random."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfyui_pure.nodes.host.capture import CaptureError
+from comfyui_pure.nodes.host.capture.run import capture_encoded
+from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
+from comfyui_pure.nodes.host.export import save_lora
+from comfyui_pure.nodes.host.identity import fingerprint, precision, sketches
+from comfyui_pure.nodes.host.patch import patch
+from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
+from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.export import export_checkpoint
+from comfyui_pure.pure_core.export.lora import COMFYUI
+from comfyui_pure.pure_core.fitting import BY_HEAD, fit
+from comfyui_pure.pure_core.model_identity import ModelIdentity
+from comfyui_pure.pure_core.trajectory import Trajectory
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from testbed.comfy.erasers import random_eraser
+from testbed.comfy.transformers import KINDS, encoded, loaded_again, no_such, transformer
+
+PROMPTS = 3
+ANCHORS = AnchorSet.written([["a"], ["b"], ["c"]])
+
+each_kind = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(bool(no_such(name)), reason=no_such(name)))
+        for name in KINDS
+    ],
+)
+
+model_of = cache(transformer)
+
+
+def trajectory(name: str, **change: Any) -> Trajectory:
+    size = KINDS[name].size
+    one = Trajectory(steps=4, run_steps=1, latents=2, cfg=1.0, width=size, height=size)
+    return one._replace(**change)
+
+
+def captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: Any) -> Activations:
+    """Of one anchor for each prompt; the last is the empty one."""
+    made = ModelIdentity(
+        "x",
+        KINDS[name].family,
+        fingerprint(model),
+        precision(model, Sites.of(model)),
+        sketches(model, Sites.of(model)),
+    )
+    *given, empty = prompts
+    anchors = ANCHORS[: len(given)]
+    return capture_encoded(model, given, empty, anchors, trajectory(name, **change), made)
+
+
+def sampled(name: str, model: ModelPatcher) -> Tensor:
+    """A latent after two steps."""
+    prompt, empty = (adapted(model, each) for each in encoded(name, 2))
+    sites = Sites.of(model)
+    geometry = sites.family.latent(sites.net)
+    side = KINDS[name].size // geometry.pixels_per_cell
+    shape = (1, geometry.channels, *((1,) if geometry.frames else ()), side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    sigmas = comfy.samplers.KSampler(
+        model, steps=2, device=model.load_device, sampler="euler", scheduler="simple"
+    ).sigmas
+    latent: Tensor = comfy.sample.sample_custom(
+        model.clone(),
+        noise,
+        4.0,
+        comfy.samplers.sampler_object("euler"),
+        sigmas,
+        stack([prompt]),
+        stack([empty]),
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=0,
+    )
+    return latent
+
+
+def weights(model: ModelPatcher) -> dict[str, Tensor]:
+    return {name: each.clone() for name, each in model.model.diffusion_model.state_dict().items()}
+
+
+def hooks(model: ModelPatcher) -> int:
+    modules = model.model.diffusion_model.modules()
+    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in modules)
+
+
+@contextmanager
+def untouched(model: ModelPatcher) -> Iterator[None]:
+    """Nothing of the model may have changed when the block ends."""
+    before, patches = weights(model), dict(model.patches)
+    yield
+    model.unpatch_model()
+    after = weights(model)
+    assert before.keys() == after.keys() and patches == model.patches and hooks(model) == 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.double().norm())
+
+
+@contextmanager
+def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
+    """Site -> h of every call, (rows, positions, d), recomputed by the same modules in float64."""
+    sites = Sites.of(model)
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites.sites}
+    handles = []
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(wide(each) for each in value)
+        floats = isinstance(value, Tensor) and value.is_floating_point()
+        return value.double() if floats else value
+
+    def again(site: Any, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        twin = copy.deepcopy(module)
+        for each in twin.modules():
+            each._forward_hooks.clear(), each._forward_pre_hooks.clear()
+        twin.double()
+        out = twin.get_submodule(site.out.removeprefix(f"{site.name}."))
+        out.register_forward_pre_hook(lambda _, inputs: found[site.name].append(inputs[0]))
+        twin(*map(wide, args), **{name: wide(each) for name, each in kwargs.items()})
+
+    for site in sites.sites:
+        module = sites.net.get_submodule(site.name)
+        hook = partial(again, site)
+        handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@each_kind
+def test_the_recorded_rows_are_attention_s_output(name: str) -> None:
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    with untouched(model):
+        with in_float64(model) as expected:
+            rows = captured(name, model, prompts).rows
+        sites = Sites.of(model)
+        assert rows.keys() == set(sites.widths()) and len(sites.sites) == KINDS[name].sites
+        assert sites.family.name == KINDS[name].family
+        for site, calls in expected.items():
+            if sites.family.name == "cosmos1":
+                calls = [h.transpose(0, 1) for h in calls]
+            means = torch.cat([h.mean(1) for h in calls])
+            assert relative(rows[site], means) <= 2e-6, site
+
+
+@each_kind
+def test_after_an_eraser_by_head_h_is_e_h(name: str) -> None:
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    with untouched(model):
+        before = captured(name, model, prompts)
+        eraser = random_eraser(model, "values", rank=2, by_head=True)
+        for site in (Sites.of(model).sites[0], Sites.of(model).sites[-1]):
+            alone = {each: layer.scaled(each == site.name) for each, layer in eraser.layers.items()}
+            patched = patch(model, replace(eraser, layers=alone)).model
+            after = captured(name, patched, prompts).rows[site.name]
+            wanted = eraser.layers[site.name](before.rows[site.name])
+            assert relative(wanted, before.rows[site.name].double()) > 0.1
+            assert relative(after, wanted.double()) <= 1e-5, site.name
+
+
+@each_kind
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    change = {"run_steps": 2, "cells": 2, "cfg": 4.0}
+    together = captured(name, model, prompts, **change)
+    *given, empty = prompts
+    for number, prompt in enumerate(given):
+        alone = captured(name, model, [prompt, empty], **change)
+        for site, rows in alone.rows.items():
+            part = together.grid(site)[number].flatten(0, 1)
+            assert relative(part, rows.double()) <= 2e-5, (number, site)
+
+
+@each_kind
+def test_the_whole_way(name: str, tmp_path: Path) -> None:
+    """Fit, patch, sample, checkpoint, LoRA; and what is said of it."""
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    sites = Sites.of(model)
+    with untouched(model):
+        every = captured(name, model, prompts, run_steps=2, latents=3)
+        forget, retain = every.split(1)
+        plain = sampled(name, model)
+        pure = fit("pure", forget, retain, forget_energy=0.9, retain_energy=0.5)
+        assert (pure.edited == "keys and values") == sites.family.keys_are_linear
+        eraser = fit("ridge", forget, retain, heads=BY_HEAD)
+        patched = patch(model, eraser)
+        biased = any(site.values.bias for site in sites.sites)
+        assert f"Patched {len(sites.sites) * (1 + biased)} weights" in patched.summary
+        erased = sampled(name, patched.model)
+        assert bool(torch.isfinite(erased).all()) and not torch.equal(erased, plain)
+        assert torch.equal(sampled(name, patch(model, eraser.applied(0)).model), plain)
+        exported_is_the_patch(name, model, patched.model, eraser, erased, tmp_path)
+        lora_is_the_patch(model, patched.model, eraser, tmp_path)
+
+
+def exported_is_the_patch(
+    name: str,
+    model: ModelPatcher,
+    patched: ModelPatcher,
+    eraser: Eraser,
+    erased: Tensor,
+    folder: Path,
+) -> None:
+    source, target = folder / "source.safetensors", folder / "erased.safetensors"
+    prefix = "model.diffusion_model."
+    save_file({prefix + key: each for key, each in weights(model).items()}, source)
+    export_checkpoint(source, target, [eraser])
+    one, other = load_file(source), load_file(target)
+    changed = {key for key, each in one.items() if not torch.equal(each, other[key])}
+    sites = Sites.of(model)
+    rows = [site.values for site in sites.sites]
+    expected = {f"{prefix}{each.module}.weight" for each in rows}
+    expected |= {f"{prefix}{each.module}.bias" for each in rows if each.bias}
+    assert changed == expected
+    again = loaded_again(name, {key.removeprefix(prefix): each for key, each in other.items()})
+    assert torch.equal(sampled(name, again), erased)
+
+
+def lora_is_the_patch(
+    model: ModelPatcher, patched: ModelPatcher, eraser: Eraser, folder: Path
+) -> None:
+    path = folder / "lora.safetensors"
+    save_lora(model, [eraser], torch.float32, COMFYUI, path)
+    for strength in (1.0, 0.5):
+        lora = comfy.sd.load_lora_for_models(model, None, load_file(path), strength, 0.0)[0]
+        wanted = patch(model, eraser.applied(strength)).model
+        one, other = (EffectiveWeights(each, Sites.of(each)) for each in (lora, wanted))
+        for site in Sites.of(model).sites:
+            for role in ("keys", "values"):
+                difference = (one.weight(site.name, role) - other.weight(site.name, role)).norm()
+                assert difference <= 1e-6 * other.weight(site.name, role).norm()
+                bias = other.bias(site.name, role)
+                if bias is not None:
+                    found = one.bias(site.name, role)
+                    assert (found - bias).norm() <= 1e-6 * bias.norm()
+
+
+@each_kind
+def test_an_error_or_a_cancel_leaves_the_model_as_it_was(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    before = captured(name, model, prompts)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with untouched(model):
+        with monkeypatch.context() as context:
+            context.setattr("comfy.utils.ProgressBar.update", stop)
+            with pytest.raises(KeyboardInterrupt):
+                captured(name, model, prompts)
+        with monkeypatch.context() as context:
+            net = Sites.of(model).net
+            last = net.get_submodule(Sites.of(model).sites[-1].out)
+            context.setattr(last, "forward", stop)
+            with pytest.raises(KeyboardInterrupt):
+                captured(name, model, prompts)
+        after = captured(name, model, prompts)
+        for site, rows in before.rows.items():
+            assert relative(after.rows[site], rows.double()) < 1e-6
+
+
+@each_kind
+def test_bad_input_is_told(name: str) -> None:
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    sites = Sites.of(model)
+    geometry = sites.family.latent(sites.net)
+    if geometry.multiple > geometry.pixels_per_cell:
+        odd = KINDS[name].size + geometry.pixels_per_cell
+        with pytest.raises(CaptureError, match=f"expected a multiple of {geometry.multiple}"):
+            captured(name, model, prompts, width=odd)
+    if geometry.least_pixels:
+        with pytest.raises(CaptureError, match=f"from {geometry.least_pixels} on"):
+            captured(name, model, prompts, height=geometry.multiple)
+    with pytest.raises(ModelError, match=r"clip: its vectors have 33 numbers"):
+        sites.require_text_width(33)
+    others = [each for each in KINDS if KINDS[each].family != KINDS[name].family]
+    other = next(each for each in others if not no_such(each))
+    with pytest.raises(ModelError, match="eraser: it was fitted on another architecture"):
+        patch(model, random_eraser(model_of(other), by_head=True))
+    values = sites.net.get_submodule(sites.sites[0].values.module)
+    plain = values.weight
+    values.weight = torch.nn.Parameter(plain.detach().to(torch.int8), requires_grad=False)
+    try:
+        with pytest.raises(ModelError, match="the weights are quantised"):
+            patch(model, random_eraser(model, by_head=True))
+    finally:
+        values.weight = plain
