@@ -194,7 +194,7 @@ def rounding(model: ModelPatcher, adapters: dict[PatchKey, EraserAdapter], stren
 def require_same_architecture(model: ModelPatcher, sites: Sites, eraser: Eraser) -> None:
     """Raise ModelError if the eraser has other layers, or other heads, than the model."""
     here, fitted = sites.widths(text=eraser.space == "text"), eraser.widths
-    if here == fitted:
+    if here == fitted and eraser.provenance.model.family == sites.family.name:
         _require_same_heads(sites, eraser)
     else:
         raise ModelError(

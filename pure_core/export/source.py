@@ -55,6 +55,13 @@ class Source:
         return source
 
     def _require_architecture(self, eraser: Eraser) -> None:
+        made = eraser.provenance
+        if made.model.family != self.model.family:
+            raise EraserError(
+                f"The eraser of {made.title} was fitted on a model of another family "
+                f"({made.model.name}) than '{self.file.path.name}'. Use an eraser made for this "
+                "architecture, or fit one."
+            )
         try:
             require_same_widths(eraser.widths, self.model.widths(text=eraser.space == "text"))
         except EraserError as error:

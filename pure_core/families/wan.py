@@ -1,15 +1,19 @@
 """Wan 2.1, Wan 2.2 and their variants.
 
 Text passes `text_embedding` before the sites read it. Keys have a norm over all heads. Models that
-also read pictures have keys and values of their own for these (`k_img`, `v_img`), whose part of h
-comes on top of the text's; without a picture they are not used, and they are not edited.
+also read pictures have keys and values of their own for these (`k_img`, `v_img`), which are not
+edited. What they put out comes on top of the text's part, so there h is the text's part alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from .site import LatentGeometry
+import torch
+from torch import Tensor, nn
+
+from .site import LatentGeometry, Listener, Site
 from .transformer import Transformer
 from .transformer_file import FileNames, Spelling
 
@@ -36,7 +40,50 @@ def size(net: Any) -> int:
     return LARGE_SIZE if net.out_dim == FIVE_BILLION_CHANNELS else SIZE
 
 
-FAMILY = Transformer(
+class Wan(Transformer):
+    """The family, with a listener for models that read pictures as well."""
+
+    def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
+        attention: Any = net.get_submodule(site.name)
+        if hasattr(attention, "v_img"):
+            return listen_to_text_part(attention, listener)
+        return super().listen(net, site, listener)
+
+
+def listen_to_text_part(attention: Any, listener: Listener) -> Callable[[], None]:
+    """Before every run, run the attention once more with the pictures' values zero.
+
+    The output is linear in the values, so what is left is the text's part.
+    """
+    running = False
+
+    def zero(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
+        return torch.zeros_like(out)
+
+    def hear(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        listener(inputs[0])
+
+    def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal running
+        if running:
+            return
+        running = True
+        hooks = (
+            attention.v_img.register_forward_hook(zero),
+            attention.o.register_forward_pre_hook(hear),
+        )
+        try:
+            module(*args, **kwargs)
+        finally:
+            running = False
+            for hook in hooks:
+                hook.remove()
+
+    stop: Callable[[], None] = attention.register_forward_pre_hook(run, with_kwargs=True).remove
+    return stop
+
+
+FAMILY = Wan(
     name="wan",
     models="Wan 2.1 and 2.2",
     classes=("WanModel",),

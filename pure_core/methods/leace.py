@@ -73,6 +73,7 @@ METHOD = ActivationMethod(
     edit="values",
     settings=(SHRINKAGE,),
     solve=solve,
+    by_head=True,
     remedies=Remedies(
         little_removed="LEACE goes no further: raise strength, or use the method ridge.",
         little_kept="Raise shrinkage (now {shrinkage}), or use a lower strength.",

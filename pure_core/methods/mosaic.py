@@ -102,6 +102,7 @@ METHOD = ActivationMethod(
     edit="values",
     settings=(KEEP, DAMPING, REACH),
     solve=solve,
+    by_head=True,
     remedies=Remedies(
         little_removed="Raise reach (now {reach}), or lower keep (now {keep}) or damping.",
         little_kept="Raise keep (now {keep}), or use a lower strength.",

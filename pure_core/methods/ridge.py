@@ -55,6 +55,7 @@ METHOD = ActivationMethod(
     edit="values",
     settings=(KEEP, DAMPING, OVERSHOOT),
     solve=solve,
+    by_head=True,
     remedies=Remedies(
         little_removed="Raise overshoot (now {overshoot}), or lower keep (now {keep}) or damping.",
         little_kept="Raise keep (now {keep}), or use a lower strength.",

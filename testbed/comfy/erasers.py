@@ -46,7 +46,7 @@ def random_eraser(
             forget=AnchorSet.written([["a ball"]]),
             retain=AnchorSet(),
             edit=edit,
-            model=ModelIdentity("test (SD15)", family="unet", fingerprint="0"),
+            model=ModelIdentity("test (SD15)", family=Sites.of(model).family.name, fingerprint="0"),
             created="2026-01-01",
             plugin_version="0",
         ),

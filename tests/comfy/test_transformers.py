@@ -38,6 +38,12 @@ from testbed.comfy.erasers import random_eraser
 from testbed.comfy.transformers import KINDS, encoded, loaded_again, no_such, transformer
 
 PROMPTS = 3
+READ_TWICE = {"Wan 2.1 I2V": 2}
+"""Kinds whose attentions run twice while they are captured."""
+
+ALIGNMENT = {"Cosmos 1": 1e-4}
+"""Kinds whose output depends on where weights lie in memory, in ComfyUI 0.3.75, and by how much."""
+
 ANCHORS = AnchorSet.written([["a"], ["b"], ["c"]])
 
 each_kind = pytest.mark.parametrize(
@@ -139,6 +145,8 @@ def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
         for each in twin.modules():
             each._forward_hooks.clear(), each._forward_pre_hooks.clear()
         twin.double()
+        if hasattr(twin, "v_img"):  # of the text's part alone
+            twin.v_img.register_forward_hook(lambda _, inputs, out: torch.zeros_like(out))
         out = twin.get_submodule(site.out.removeprefix(f"{site.name}."))
         out.register_forward_pre_hook(lambda _, inputs: found[site.name].append(inputs[0]))
         twin(*map(wide, args), **{name: wide(each) for name, each in kwargs.items()})
@@ -163,10 +171,10 @@ def test_the_recorded_rows_are_attention_s_output(name: str) -> None:
         sites = Sites.of(model)
         assert rows.keys() == set(sites.widths()) and len(sites.sites) == KINDS[name].sites
         assert sites.family.name == KINDS[name].family
+        positions = 0 if sites.family.name == "cosmos1" else 1
         for site, calls in expected.items():
-            if sites.family.name == "cosmos1":
-                calls = [h.transpose(0, 1) for h in calls]
-            means = torch.cat([h.mean(1) for h in calls])
+            once = calls[:: READ_TWICE.get(name, 1)]
+            means = torch.cat([h.mean(positions) for h in once])
             assert relative(rows[site], means) <= 2e-6, site
 
 
@@ -181,7 +189,7 @@ def test_after_an_eraser_by_head_h_is_e_h(name: str) -> None:
             patched = patch(model, replace(eraser, layers=alone)).model
             after = captured(name, patched, prompts).rows[site.name]
             wanted = eraser.layers[site.name](before.rows[site.name])
-            assert relative(wanted, before.rows[site.name].double()) > 0.1
+            assert relative(wanted, before.rows[site.name].double()) > 0.05
             assert relative(after, wanted.double()) <= 1e-5, site.name
 
 
@@ -240,7 +248,7 @@ def exported_is_the_patch(
     expected |= {f"{prefix}{each.module}.bias" for each in rows if each.bias}
     assert changed == expected
     again = loaded_again(name, {key.removeprefix(prefix): each for key, each in other.items()})
-    assert torch.equal(sampled(name, again), erased)
+    assert relative(sampled(name, again), erased.double()) <= ALIGNMENT.get(name, 0.0)
 
 
 def lora_is_the_patch(
