@@ -140,6 +140,11 @@ def fit_text(
         raise FitError(
             f"retain: the method {method} keeps what is given there, expected prompts, got none."
         )
+    if chosen.space != "text" and task.model.at_entry:
+        raise FitError(
+            f"method: {chosen.name} edits what every layer makes of the text's vectors, which in "
+            "this model enter through one map before. Choose another method by text."
+        )
     layers: dict[str, LayerEraser] = {}
     if chosen.solve is not None:
         found = chosen.solve(task, progress, **values)

@@ -94,6 +94,9 @@ class TextModel:
     weight_of: WeightOf
     identity: ModelIdentity
 
+    at_entry: bool = False
+    """Whether the only layer is the map through which all text enters the model."""
+
 
 @dataclass(frozen=True, eq=False)
 class TextTask:

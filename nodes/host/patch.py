@@ -155,11 +155,9 @@ def _adapters(sites: Sites, eraser: Eraser) -> dict[PatchKey, EraserAdapter]:
     """Weight key -> its adapter. Layers of rank 0 are the identity and have none."""
     adapter = TextEraserAdapter if eraser.space == "text" else EraserAdapter
     adapters: dict[PatchKey, EraserAdapter] = {}
-    on_cpu = eraser.to("cpu", torch.float32)
-    for site in sites.sites:
-        factors = on_cpu.layers[site.name]
-        for role in eraser.roles if factors.rank else ():
-            for key in patch_keys(site.rows(role)):
+    for name, factors in eraser.to("cpu", torch.float32).layers.items():
+        for rows in sites.rows(name, eraser.roles) if factors.rank else ():
+            for key in patch_keys(rows):
                 weights = [factors.proj_left, factors.proj_right]
                 adapters[key] = adapter({tensor_of(key)}, weights)
     return adapters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,24 @@ class Sites:
         return cls(family, net, tuple(family.sites(net)))
 
     def widths(self, text: bool = False) -> dict[str, int]:
-        """Site -> d, or the width of the text that it reads."""
+        """Site -> d, or the width of the text that it reads.
+
+        Where all text enters through one map, that map stands for all sites that read it.
+        """
+        if text and self.entry is not None:
+            return {self.entry.module: self.family.text_width(self.net)}
         return {site.name: site.text_width if text else site.width for site in self.sites}
+
+    @property
+    def entry(self) -> Rows | None:
+        """Where all text enters: see `Family.text_entry`."""
+        return self.family.text_entry(self.net)
+
+    def rows(self, name: str, roles: Sequence[Role]) -> list[Rows]:
+        """What an eraser's layer edits: a site's keys and values, or the text's entry."""
+        if self.entry is not None and name == self.entry.module:
+            return [self.entry]
+        return [self[name].rows(role) for role in roles]
 
     def heads(self) -> dict[str, int]:
         """Site -> heads side by side in its h."""
@@ -74,18 +91,17 @@ class Sites:
 
     def require_plain_weights(self) -> None:
         """Raise ModelError if the projections are quantised, so that no patch can be exact."""
-        for site in self.sites:
-            for role in ROLES:
-                module = self.net.get_submodule(site.rows(role).module)
-                weight = getattr(module, "weight", None)
-                if not is_plain(weight):
-                    kind = type(weight).__name__
-                    dtype = getattr(weight, "dtype", "an unknown type")
-                    raise ModelError(
-                        f"model: the weights are quantised (layer {site.name} holds {kind} of "
-                        f"{dtype}), which cannot be edited exactly. Load the full-precision model "
-                        "instead, and quantise after erasing."
-                    )
+        every = [site.rows(role) for site in self.sites for role in ROLES]
+        for rows in [*every, *([self.entry] if self.entry else [])]:
+            weight = getattr(self.net.get_submodule(rows.module), "weight", None)
+            if not is_plain(weight):
+                kind = type(weight).__name__
+                dtype = getattr(weight, "dtype", "an unknown type")
+                raise ModelError(
+                    f"model: the weights are quantised (layer {rows.module} holds {kind} of "
+                    f"{dtype}), which cannot be edited exactly. Load the full-precision model "
+                    "instead, and quantise after erasing."
+                )
 
 
 def is_plain(weight: Any) -> bool:
@@ -123,12 +139,12 @@ class EffectiveWeights:
 
     def weight(self, site: str, role: Role) -> Tensor:
         """(d, in), float32."""
-        rows = self.sites[site].rows(role)
+        (rows,) = self.sites.rows(site, [role])
         return rows.of(effective_tensor(self.model, f"{PREFIX}{rows.module}.weight"))
 
     def bias(self, site: str, role: Role) -> Tensor | None:
         """(d,), float32, if there is one."""
-        rows = self.sites[site].rows(role)
+        (rows,) = self.sites.rows(site, [role])
         if not rows.bias:
             return None
         return rows.of(effective_tensor(self.model, f"{PREFIX}{rows.module}.bias"))

@@ -48,9 +48,10 @@ def text_task(
         retain=_encode(clip, retain, sites) if retain else None,
         empty=_encode(clip, AnchorSet.written([[""]]), sites),
         model=TextModel(
-            tuple(site.name for site in sites.sites),
+            tuple(sites.widths(text=True)),
             EffectiveWeights(model, sites).weight,
             identity(model, sites, clip),
+            at_entry=sites.entry is not None,
         ),
     )
 
@@ -106,6 +107,11 @@ def _end(clip: CLIP, prompt: str) -> int:
         FitError: a prompt that is longer than the text encoder reads at once.
     """
     rows, (empty, *_) = (next(iter(clip.tokenize(text).values())) for text in (prompt, ""))
+    if len(empty) < 2 or rows[0][0][0] != empty[0][0]:
+        raise FitError(
+            "clip: its prompts do not begin with a start token, as CLIP's do. Methods by text need "
+            "to know where a prompt begins and ends: use a method on activations instead."
+        )
     if len(rows) > 1:
         raise FitError(
             f"'{prompt[:40]}...' is longer than the text encoder reads at once. Methods by text "

@@ -19,7 +19,7 @@ from ..eraser import SPACES, Eraser, LayerEraser, product, require_same_widths
 from ..errors import EraserError, require_one_of
 from ..families import ROLES, FileRows, ModelFile, Role
 from ..files.atomic import atomic_file
-from .source import require_suffix, writing
+from .source import require_suffix, roles_of, writing
 
 LORA_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -71,11 +71,12 @@ def lora_tensors(
     require_one_of("form", form, LORA_FORMS)
     for eraser in erasers:
         require_same_widths(eraser.widths, model.widths(text=eraser.space == "text"))
+    layers = dict.fromkeys([*([model.entry] if model.entry else []), *model.sites])
     products = {
         (site, role): found
-        for site in model.sites
+        for site in layers
         for role in ROLES
-        if (found := _products(erasers, site, role))
+        if (found := _products(erasers, site, role, model))
     }
     if not products:
         raise EraserError("The erasers change nothing (strength or rank 0): there is no LoRA.")
@@ -161,12 +162,14 @@ def export_lora(
         file.write(save(dict(tensors), metadata=dict(metadata)))
 
 
-def _products(erasers: Sequence[Eraser], site: str, role: Role) -> list[LayerEraser]:
+def _products(
+    erasers: Sequence[Eraser], site: str, role: Role, model: ModelFile
+) -> list[LayerEraser]:
     """All erasers of one weight, first to last, as one for each space that changes anything."""
     layers = [
         eraser.layers[site].to("cpu", torch.float64).scaled(eraser.strength)
         for eraser in erasers
-        if role in eraser.roles
+        if site in eraser.layers and role in roles_of(eraser, site, model)
     ]
     by_space = [[each for each in layers if each.space == space] for space in SPACES]
     products = [product(each) for each in by_space if each]

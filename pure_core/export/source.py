@@ -120,12 +120,17 @@ class Source:
             for site, layer in eraser.layers.items():
                 if eraser.strength == 0 or layer.rank == 0:
                     continue
-                for role in eraser.roles:
+                for role in roles_of(eraser, site, self.model):
                     places = (self.model.weight(site, role), self.model.bias(site, role))
                     for place in filter(None, places):
                         chain = chains.setdefault(place.tensor, [])
                         chain.append(_Edit(place, layer, eraser.strength))
         return {tensor: partial(_edited, chain=chain) for tensor, chain in chains.items()}
+
+
+def roles_of(eraser: Eraser, site: str, model: ModelFile) -> tuple[Role, ...]:
+    """What an eraser edits at a site; at the text's entry, which has no keys and values, all."""
+    return ("values",) if site == model.entry else eraser.roles
 
 
 class _Edit(NamedTuple):

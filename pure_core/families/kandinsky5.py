@@ -8,7 +8,12 @@ from .site import LatentGeometry
 from .transformer import Transformer
 from .transformer_file import FileNames, Spelling
 
-OWN = Spelling("visual_transformer_blocks.#.cross_attention", "to_key", "to_value")
+OWN = Spelling(
+    "visual_transformer_blocks.#.cross_attention",
+    "to_key",
+    "to_value",
+    entry="text_embeddings.in_layer",
+)
 
 
 def makes_videos(net: Any) -> bool:
@@ -28,5 +33,4 @@ FAMILY = Transformer(
         channels=16, pixels_per_cell=8, frames=makes_videos(net), patch=2
     ),
     size=lambda net: 512 if makes_videos(net) else 1024,
-    entry="text_embeddings.in_layer",
 )

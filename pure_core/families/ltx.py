@@ -6,7 +6,10 @@ from .site import LatentGeometry
 from .transformer import Transformer
 from .transformer_file import FileNames, Spelling
 
-LIBRARY = Spelling("transformer_blocks.#.attn2", "to_k", "to_v", mark="time_embed.linear.weight")
+ENTRY = "caption_projection.linear_1"
+LIBRARY = Spelling(
+    "transformer_blocks.#.attn2", "to_k", "to_v", mark="time_embed.linear.weight", entry=ENTRY
+)
 
 FAMILY = Transformer(
     name="ltx",
@@ -15,7 +18,13 @@ FAMILY = Transformer(
     names=FileNames(
         "ltx",
         (
-            Spelling("transformer_blocks.#.attn2", "to_k", "to_v", mark="patchify_proj.weight"),
+            Spelling(
+                "transformer_blocks.#.attn2",
+                "to_k",
+                "to_v",
+                mark="patchify_proj.weight",
+                entry=ENTRY,
+            ),
             LIBRARY,
         ),
         LIBRARY,
@@ -24,5 +33,4 @@ FAMILY = Transformer(
     heads="heads",
     geometry=lambda net: LatentGeometry(channels=128, pixels_per_cell=32, frames=True),
     size=lambda net: 512,
-    entry="caption_projection.linear_1",
 )

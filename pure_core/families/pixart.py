@@ -9,6 +9,8 @@ from .transformer_file import FileNames, Spelling
 LEAST = 264
 """Pixels, below which the model divides by zero."""
 
+ENTRY = "y_embedder.y_proj.fc1"
+
 FAMILY = Transformer(
     name="pixart",
     models="PixArt alpha and sigma",
@@ -16,14 +18,19 @@ FAMILY = Transformer(
     names=FileNames(
         "pixart",
         (
-            Spelling("blocks.#.cross_attn", "kv_linear", "kv_linear"),
-            Spelling("transformer_blocks.#.attn2", "to_k", "to_v", mark="pos_embed.proj.weight"),
+            Spelling("blocks.#.cross_attn", "kv_linear", "kv_linear", entry=ENTRY),
+            Spelling(
+                "transformer_blocks.#.attn2",
+                "to_k",
+                "to_v",
+                mark="pos_embed.proj.weight",
+                entry="caption_projection.linear_1",
+            ),
         ),
     ),
     out="proj",
     heads="num_heads",
     geometry=lambda net: LatentGeometry(channels=4, pixels_per_cell=8, patch=2, least_pixels=LEAST),
     size=lambda net: 1024,
-    entry="y_embedder.y_proj.fc1",
     keys_are_linear=True,
 )

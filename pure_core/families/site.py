@@ -140,8 +140,15 @@ class ModelFile(Protocol):
     def sites(self) -> Sequence[str]:
         """The names of its sites, as `Family.sites` gives them."""
 
+    @property
+    def entry(self) -> str | None:
+        """The map through which all text enters, as `Family.text_entry` names it, if there is one.
+
+        It may be asked for like a site; its keys and values are the same rows.
+        """
+
     def widths(self, text: bool = False) -> dict[str, int]:
-        """Site -> d, or the width of the text that it reads."""
+        """Site -> d, or the width of the text that it reads; of an entry, its alone."""
 
     def weight(self, site: str, role: Role) -> FileRows:
         """Where keys or values lie. Raises ModelFileError if the file lacks them."""

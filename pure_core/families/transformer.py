@@ -44,9 +44,6 @@ class Transformer:
     size: Of
     """Usual width and height of pictures of a model, in pixels."""
 
-    entry: str = ""
-    """The linear map through which text enters, empty if every site reads it."""
-
     keys_are_linear: bool = False
 
     sequence_first: bool = False
@@ -117,11 +114,12 @@ class Transformer:
         return width
 
     def text_entry(self, net: nn.Module) -> Rows | None:
-        if self.entry not in dict(net.named_modules()) or not self.entry:
+        entry = self.names.spellings[0].entry
+        if not entry or entry not in dict(net.named_modules()):
             return None
-        linear: Any = net.get_submodule(self.entry)
+        linear: Any = net.get_submodule(entry)
         rows = linear.out_features
-        return Rows(self.entry, 0, rows, rows, linear.bias is not None)
+        return Rows(entry, 0, rows, rows, linear.bias is not None)
 
     def short_name(self, site: str) -> str:
         """'blocks.4.cross_attn' as 'block 4'."""

@@ -29,6 +29,9 @@ class Spelling(NamedTuple):
     mark: str = ""
     """Another tensor of such files, where several families name their sites alike."""
 
+    entry: str = ""
+    """The map through which all text enters, empty if there is none."""
+
     @property
     def fused(self) -> bool:
         return self.keys == self.values
@@ -104,7 +107,14 @@ class TransformerFile:
     def sites(self) -> tuple[str, ...]:
         return tuple(self.in_this_file)
 
+    @property
+    def entry(self) -> str | None:
+        own, here = self.names.spellings[0].entry, self.spelling.entry
+        return own if own and f"{here}.weight" in self.shapes else None
+
     def widths(self, text: bool = False) -> dict[str, int]:
+        if text and self.entry is not None:
+            return {self.entry: self._shape(self.entry, "keys", "weight", 2)[1]}
         if text:
             return {site: self._shape(site, "keys", "weight", 2)[1] for site in self.sites}
         return {site: self.weight(site, "values").count for site in self.sites}
@@ -119,9 +129,10 @@ class TransformerFile:
 
     def lora_rows(self, site: str, role: Role) -> FileRows:
         own = self.names.spellings[0]
-        module = f"lora_unet_{site}.{own.module(role)}".replace(".", "_")
+        path = site if site == self.entry else f"{site}.{own.module(role)}"
+        module = f"lora_unet_{path}".replace(".", "_")
         d = self.weight(site, role).count
-        if not own.fused:
+        if not own.fused or site == self.entry:
             return FileRows(module, 0, d, d)
         return FileRows(module, 0 if role == "keys" else d, d, 2 * d)
 
@@ -132,6 +143,8 @@ class TransformerFile:
                 "The diffusers library has no such model: write the LoRA for ComfyUI instead."
             )
         own, d = self.names.spellings[0], self.weight(site, role).count
+        if site == self.entry:
+            return FileRows(f"transformer.{library.entry}", 0, d, d)
         places = own.places(f"{site}.{own.values}.weight")
         assert places is not None  # sites are named by it
         return FileRows(f"transformer.{library.named(places)}.{library.module(role)}", 0, d, d)
@@ -146,7 +159,12 @@ class TransformerFile:
         self.diffusers_name("")
         raise AssertionError
 
+    def _fused(self, site: str) -> bool:
+        return self.spelling.fused and site != self.entry
+
     def _name(self, site: str, role: Role, end: str) -> str:
+        if site == self.entry:
+            return f"{self.spelling.entry}.{end}"
         return f"{self.in_this_file[site]}.{self.spelling.module(role)}.{end}"
 
     def _shape(self, site: str, role: Role, end: str, axes: int) -> tuple[int, ...]:
@@ -155,10 +173,11 @@ class TransformerFile:
             raise ModelFileError(
                 f"The file has no tensor '{self.prefix}{name}', which was to be edited."
             )
-        if len(shape := self.shapes[name]) != axes or (self.spelling.fused and shape[0] % 2):
+        fused = self._fused(site)
+        if len(shape := self.shapes[name]) != axes or (fused and shape[0] % 2):
             raise ModelFileError(
                 f"The file's tensor '{self.prefix}{name}' is not what attention has there: "
-                f"expected {axes} axes{', the first even' if self.spelling.fused else ''}, got "
+                f"expected {axes} axes{', the first even' if fused else ''}, got "
                 f"the shape {shape}."
             )
         return shape
@@ -166,7 +185,7 @@ class TransformerFile:
     def _rows(self, site: str, role: Role, end: str, axes: int) -> FileRows:
         total = self._shape(site, role, end, axes)[0]
         name = self.prefix + self._name(site, role, end)
-        if not self.spelling.fused:
+        if not self._fused(site):
             return FileRows(name, 0, total, total)
         half = total // 2
         return FileRows(name, 0 if role == "keys" else half, half, total)

@@ -148,6 +148,7 @@ class UNetFile:
     """Tensor name without the prefix -> shape."""
 
     family = UNet.name
+    entry = None
 
     @cached_property
     def in_this_file(self) -> dict[str, str]:

@@ -17,8 +17,13 @@ from .site import LatentGeometry, Listener, Site
 from .transformer import Transformer
 from .transformer_file import FileNames, Spelling
 
+OWN = Spelling("*blocks.#.cross_attn", "k", "v", entry="text_embedding.0")
 LIBRARY = Spelling(
-    "*blocks.#.attn2", "to_k", "to_v", mark="condition_embedder.text_embedder.linear_1.weight"
+    "*blocks.#.attn2",
+    "to_k",
+    "to_v",
+    mark="condition_embedder.text_embedder.linear_1.weight",
+    entry="condition_embedder.text_embedder.linear_1",
 )
 
 SMALL_WIDTH, SMALL_SIZE, SIZE, LARGE_SIZE = 512, 64, 480, 704
@@ -87,10 +92,9 @@ FAMILY = Wan(
     name="wan",
     models="Wan 2.1 and 2.2",
     classes=("WanModel",),
-    names=FileNames("wan", (Spelling("*blocks.#.cross_attn", "k", "v"), LIBRARY), LIBRARY),
+    names=FileNames("wan", (OWN, LIBRARY), LIBRARY),
     out="o",
     heads="num_heads",
     geometry=geometry,
     size=size,
-    entry="text_embedding.0",
 )

@@ -248,11 +248,23 @@ def no_such(name: str) -> str:
     return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
 
 
+TEXT_KEYS = (
+    "text_dim",
+    "caption_channels",
+    "in_text_dim",
+    "text_states_dim",
+    "crossattn_emb_channels",
+)
+"""What the families call the width of text vectors."""
+
+
 @torch.no_grad()
-def transformer(name: str, seed: int = 0) -> ModelPatcher:
-    """One of `KINDS`, float32 on the CPU."""
+def transformer(name: str, seed: int = 0, text: int | None = None) -> ModelPatcher:
+    """One of `KINDS`, float32 on the CPU, reading text vectors of so many numbers."""
     kind = KINDS[name]
-    config = getattr(comfy.supported_models, kind.config)({**kind.net, "dtype": torch.float32})
+    widths = {key: text for key in TEXT_KEYS if text is not None and key in kind.net}
+    net = {**kind.net, **widths, "dtype": torch.float32}
+    config = getattr(comfy.supported_models, kind.config)(net)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=CPU)
     randomise(model.diffusion_model, seed)

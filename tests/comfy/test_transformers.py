@@ -23,18 +23,21 @@ from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.identity import fingerprint, precision, sketches
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
+from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.export.lora import COMFYUI
-from comfyui_pure.pure_core.fitting import BY_HEAD, fit
+from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
 from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.trajectory import Trajectory
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from testbed.comfy.erasers import random_eraser
+from testbed.comfy.families import text_encoder
 from testbed.comfy.transformers import KINDS, encoded, loaded_again, no_such, transformer
 
 PROMPTS = 3
@@ -268,6 +271,51 @@ def lora_is_the_patch(
                 if bias is not None:
                     found = one.bias(site.name, role)
                     assert (found - bias).norm() <= 1e-6 * bias.norm()
+
+
+BY_CLIP = ("Wan 2.1 T2V", "Cosmos-Predict2", "PixArt sigma", "LTX-Video")
+"""Kinds of every way in which text enters, which work with the vectors of any text encoder."""
+
+
+@pytest.mark.parametrize("method", ["uce", "rece"])
+@pytest.mark.parametrize("name", BY_CLIP)
+def test_methods_by_text_edit_where_text_enters(name: str, method: str, tmp_path: Path) -> None:
+    if no_such(name):
+        pytest.skip(no_such(name))
+    clip = text_encoder("CLIP-L")
+    model = transformer(name, text=768)
+    sites = Sites.of(model)
+    forget, retain = (AnchorSet.written([each]) for each in (["a fox"], ["a cat", "a horse"]))
+    task = text_task(model, clip, forget, retain, ["a thing"])
+    eraser = fit_text(method, task)
+    entry = sites.entry
+    assert set(eraser.layers) == ({entry.module} if entry else set(sites.widths()))
+    with untouched(model):
+        patched = patch(model, eraser).model
+        one, other = (EffectiveWeights(each, sites) for each in (model, patched))
+        for layer, factors in eraser.layers.items():
+            wanted = factors.edit_weight(one.weight(layer, "values"))
+            assert relative(other.weight(layer, "values"), wanted.double()) < 1e-6
+            assert relative(wanted, one.weight(layer, "values").double()) > 1e-4
+    source, target = tmp_path / "source.safetensors", tmp_path / "erased.safetensors"
+    save_file(weights(model), source)
+    export_checkpoint(source, target, [eraser], any_source=True)
+    before, after = load_file(source), load_file(target)
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    modules = [rows.module for each in eraser.layers for rows in sites.rows(each, eraser.roles)]
+    assert changed == {f"{module}.weight" for module in modules}
+    save_lora(model, [eraser], torch.float32, COMFYUI, tmp_path / "lora.safetensors")
+    state = load_file(tmp_path / "lora.safetensors")
+    lora = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)[0]
+    for layer in eraser.layers:
+        found = EffectiveWeights(lora, sites).weight(layer, "values")
+        assert (
+            relative(found, EffectiveWeights(patched, sites).weight(layer, "values").double())
+            < 1e-6
+        )
+    if entry:
+        with pytest.raises(FitError, match="method: oce edits what every layer makes"):
+            fit_text("oce", task)
 
 
 @each_kind
