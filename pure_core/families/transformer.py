@@ -46,6 +46,8 @@ class Transformer:
 
     keys_are_linear: bool = False
 
+    beside: tuple[str, ...] = ()
+
     sequence_first: bool = False
     """Whether h is (positions, rows, d)."""
 
