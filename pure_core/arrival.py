@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .eraser import LayerEraser
@@ -30,6 +31,9 @@ class Values(NamedTuple):
     out: nn.Module
     """Takes h (batch, positions, d)."""
 
+    axis: int = 0
+    """Of the batch, in both."""
+
 
 class ArrivalMeter:
     """Listens to a model until `close`; the first `rows` rows of every batch come a second time."""
@@ -43,28 +47,32 @@ class ArrivalMeter:
         self._hooks = ExitStack()
         for name, layer in layers.items():
             place = places[name]
-            edit, compare = self._edit(layer, place.start), self._compare(name, layer)
+            edit, compare = self._edit(layer, place), self._compare(name, layer, place.axis)
             self._hooks.callback(place.projection.register_forward_hook(edit).remove)
             self._hooks.callback(place.out.register_forward_pre_hook(compare).remove)
 
-    def _edit(self, layer: LayerEraser, start: int) -> Callable[..., Tensor]:
+    def _edit(self, layer: LayerEraser, place: Values) -> Callable[..., Tensor]:
         def hook(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-            edited = out.clone()
-            copies = edited[self.rows : 2 * self.rows].narrow(-1, start, layer.width)
+            edited = out.clone(memory_format=torch.contiguous_format)
+            whole = edited
+            if edited.shape[place.axis] == 1:  # some models put all tokens in one row
+                whole = edited.view(2 * self.rows, -1, edited.shape[-1])
+            copies = whole.narrow(place.axis, self.rows, self.rows)
+            copies = copies.narrow(-1, place.start, layer.width)
             copies.copy_(layer.to(out.device, out.dtype)(copies))
             return edited
 
         return hook
 
-    def _compare(self, name: str, layer: LayerEraser) -> Callable[..., tuple[Any, ...]]:
+    def _compare(self, name: str, layer: LayerEraser, axis: int) -> Callable[..., tuple[Any, ...]]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
             h = inputs[0]
-            first, second = h[: self.rows], h[self.rows : 2 * self.rows]
+            first, second = h.narrow(axis, 0, self.rows), h.narrow(axis, self.rows, self.rows)
             wanted = layer.to(h.device)(first.float())
             self._missed[name] += float((second.float() - wanted).square().sum())
             self._changed[name] += float((wanted - first.float()).square().sum())
             restored = h.clone()
-            restored[self.rows : 2 * self.rows] = first
+            restored.narrow(axis, self.rows, self.rows).copy_(first)
             return (restored, *inputs[1:])
 
         return hook

@@ -82,7 +82,7 @@ def encode_anchors(clip: CLIP, anchors: AnchorSet, sites: Sites) -> list[Encoded
 
     empty = read("")
     sites.require_text_width(empty.tokens.shape[-1])
-    for name in sites.family.beside:
+    for name in sites.family.other_texts:
         if empty.options.get(name) is None:
             raise ModelError(
                 f"clip: it gives no '{name}', which the model reads, too. Connect the text encoder "

@@ -88,7 +88,7 @@ class Sites:
 
     def require_one_text(self) -> None:
         """Raise ModelError if the sites read more than what methods on the text edit."""
-        if self.family.beside:
+        if self.family.other_texts:
             raise ModelError(
                 f"model: {self.family.models} reads the prompt through several text encoders, and "
                 "methods on the text edit what one of them says. Use PURE Capture and PURE Fit."

@@ -19,5 +19,5 @@ FAMILY = Transformer(
     heads="heads",
     geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=True, patch=2),
     size=lambda net: 704,
-    sequence_first=True,
+    rows_axis=1,
 )

@@ -24,5 +24,5 @@ FAMILY = Transformer(
     heads="num_heads",
     geometry=lambda net: LatentGeometry(channels=4, pixels_per_cell=8, patch=2),
     size=lambda net: 1024,
-    beside=("conditioning_mt5xl",),
+    other_texts=("conditioning_mt5xl",),
 )

@@ -79,6 +79,9 @@ class Site(NamedTuple):
     text_width: int
     """Numbers in each text vector that keys and values are made of."""
 
+    rows_axis: int = 0
+    """Axis of prompts in h and in the values: 0, or 1 where positions come first."""
+
     @property
     def width(self) -> int:
         """d, in which E acts: the rows of the values."""
@@ -221,7 +224,7 @@ class Family(Protocol):
         """
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def other_texts(self) -> tuple[str, ...]:
         """ComfyUI's names of what else the sites read, encoded by other text encoders.
 
         It has to be there, and methods on the text cannot reach it.
@@ -249,6 +252,6 @@ def listen_to_output(net: nn.Module, site: Site, listener: Listener) -> Callable
     """
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        listener(inputs[0])
+        listener(inputs[0].movedim(site.rows_axis, 0))
 
     return net.get_submodule(site.out).register_forward_pre_hook(hook).remove

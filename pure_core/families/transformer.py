@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .site import LatentGeometry, Listener, Role, Rows, Site, listen_to_output
 from .transformer_file import FileNames, TransformerFile, transformer_in_file
@@ -46,10 +46,13 @@ class Transformer:
 
     keys_are_linear: bool = False
 
-    beside: tuple[str, ...] = ()
+    other_texts: tuple[str, ...] = ()
 
-    sequence_first: bool = False
-    """Whether h is (positions, rows, d)."""
+    rows_axis: int = 0
+    """See `Site`."""
+
+    beside: str = ""
+    """In an attention, the values of something else whose part comes on top of the text's."""
 
     blocks: Mapping[str, str] = field(default_factory=lambda: {"all": ""})
 
@@ -72,7 +75,7 @@ class Transformer:
         heads = getattr(attention, self.heads)
         return Site(
             name=path,
-            part="cross",
+            part="text" if self.beside and hasattr(attention, self.beside) else "cross",
             out=f"{path}.{self.out}",
             keys=keys,
             values=values,
@@ -80,6 +83,7 @@ class Transformer:
             value_heads=heads,
             head_dim=values.count // heads,
             text_width=reader.in_features,
+            rows_axis=self.rows_axis,
         )
 
     def _rows(self, net: nn.Module, path: str, role: Role) -> Rows:
@@ -93,13 +97,7 @@ class Transformer:
         return Rows(module, 0 if role == "keys" else half, half, total, biased)
 
     def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
-        if not self.sequence_first:
-            return listen_to_output(net, site, listener)
-
-        def turned(h: Tensor) -> None:
-            listener(h.transpose(0, 1))
-
-        return listen_to_output(net, site, turned)
+        return listen_to_output(net, site, listener)
 
     def latent(self, net: nn.Module) -> LatentGeometry:
         return self.geometry(net)

@@ -26,6 +26,9 @@ LIBRARY = Spelling(
     entry="condition_embedder.text_embedder.linear_1",
 )
 
+PICTURES = "v_img"
+"""Values of pictures, in models that read them."""
+
 SMALL_WIDTH, SMALL_SIZE, SIZE, LARGE_SIZE = 512, 64, 480, 704
 """Pixels. Models of so few channels are the small one of this project; Wan 2.2 5B has larger
 cells and pictures."""
@@ -49,9 +52,8 @@ class Wan(Transformer):
     """The family, with a listener for models that read pictures as well."""
 
     def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
-        attention: Any = net.get_submodule(site.name)
-        if hasattr(attention, "v_img"):
-            return listen_to_text_part(attention, listener)
+        if site.part == "text":
+            return listen_to_text_part(net.get_submodule(site.name), listener)
         return super().listen(net, site, listener)
 
 
@@ -74,7 +76,7 @@ def listen_to_text_part(attention: Any, listener: Listener) -> Callable[[], None
             return
         running = True
         hooks = (
-            attention.v_img.register_forward_hook(zero),
+            getattr(attention, PICTURES).register_forward_hook(zero),
             attention.o.register_forward_pre_hook(hear),
         )
         try:
@@ -97,4 +99,5 @@ FAMILY = Wan(
     heads="num_heads",
     geometry=geometry,
     size=size,
+    beside=PICTURES,
 )

@@ -17,6 +17,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes.host.capture import CaptureError
+from comfyui_pure.nodes.host.capture.arrival import arriving_encoded
 from comfyui_pure.nodes.host.capture.run import capture_encoded
 from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
 from comfyui_pure.nodes.host.export import save_lora
@@ -370,3 +371,31 @@ def test_bad_input_is_told(name: str) -> None:
             patch(model, random_eraser(model, by_head=True))
     finally:
         values.weight = plain
+
+
+@each_kind
+def test_what_arrives_of_a_dense_eraser_is_measured(name: str) -> None:
+    """Against patching one layer alone. Where a picture is read beside, it is not measured."""
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    site = Sites.of(model).sites[0]
+    eraser = random_eraser(model, "values", rank=2)
+    made = replace(eraser.provenance, trajectory=trajectory(name, latents=1), forget=ANCHORS)
+    eraser = replace(eraser, provenance=made)
+    with untouched(model):
+        shares = arriving_encoded(model, prompts[:-1], prompts[-1], eraser)
+        if site.part == "text":
+            assert site.name not in shares
+            return
+        alone = {each: layer.scaled(each == site.name) for each, layer in eraser.layers.items()}
+        found = []
+        for each in (model, patch(model, replace(eraser, layers=alone)).model):
+            out = Sites.of(model).net.get_submodule(site.out)
+            own: list[Tensor] = []
+            handle = out.register_forward_pre_hook(lambda _, inputs, own=own: own.append(inputs[0]))
+            captured(name, each, prompts, latents=1)
+            handle.remove()
+            found.append(torch.cat([h.movedim(site.rows_axis, 0) for h in own]))
+    h, arrived = found
+    wanted = eraser.layers[site.name](h)
+    missed = float((arrived - wanted).norm() / (wanted - h).norm())
+    assert shares[site.name] == pytest.approx(1 - missed, abs=1e-3)

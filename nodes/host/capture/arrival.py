@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 
 import comfy.sample
@@ -12,7 +13,8 @@ from comfy.sd import CLIP
 
 from ....pure_core.arrival import ArrivalMeter, Values
 from ....pure_core.eraser import Eraser
-from ..conditioning import adapted, encode, encode_anchors, stack
+from ....pure_core.families import Site
+from ..conditioning import Encoded, adapted, encode, encode_anchors, stack
 from ..sites import Sites
 from . import batches as batching
 from .sampling import noise_levels, sampler_for, starting_noise
@@ -27,18 +29,29 @@ def arriving_shares(model: ModelPatcher, clip: CLIP, eraser: Eraser) -> dict[str
     Raises:
         As `capture` does.
     """
+    if not eraser.provenance.trajectory or eraser.space != "activations":
+        return {}
+    encoded = encode_anchors(clip, eraser.provenance.forget, Sites.of(model))
+    return arriving_encoded(model, encoded, encode(clip, ""), eraser)
+
+
+def arriving_encoded(
+    model: ModelPatcher, encoded: Sequence[Encoded], empty: Encoded, eraser: Eraser
+) -> dict[str, float]:
+    """The same with prompts that are encoded already, and an empty one."""
     made, sites = eraser.provenance, Sites.of(model)
-    layers = {name: layer for name, layer in eraser.layers.items() if not layer.by_head}
-    if made.trajectory is None or eraser.space != "activations" or not layers:
+    places = {site.name: _place(sites, site) for site in sites.sites if site.part == "cross"}
+    layers = {
+        name: layer for name, layer in eraser.layers.items() if name in places and not layer.by_head
+    }
+    if made.trajectory is None or not layers:
         return {}
     trajectory = made.trajectory._replace(latents=1, cfg=1.0)
-    encoded = [adapted(model, each) for each in encode_anchors(clip, made.forget, sites)]
-    empty = adapted(model, encode(clip, ""))
+    encoded, empty = [adapted(model, each) for each in encoded], adapted(model, empty)
     noise, sigmas = starting_noise(model, sites, trajectory), noise_levels(model, trajectory)
     most = batching.rows_per_call(model, noise, trajectory.cfg)
     batches = batching.batches(encoded, 1, max(1, most // 2))
     progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
-    places = {site.name: _place(sites, site.name) for site in sites.sites}
     missed: dict[str, list[float]] = {name: [] for name in layers}
     for batch in batches:
         own = noise[[row.latent for row in batch] * 2]
@@ -62,7 +75,6 @@ def arriving_shares(model: ModelPatcher, clip: CLIP, eraser: Eraser) -> dict[str
     return {name: sum(found) / len(found) for name, found in missed.items() if found}
 
 
-def _place(sites: Sites, name: str) -> Values:
-    site = sites[name]
-    module = sites.net.get_submodule
-    return Values(module(site.values.module), site.values.start, module(site.out))
+def _place(sites: Sites, site: Site) -> Values:
+    module, values = sites.net.get_submodule, site.values
+    return Values(module(values.module), values.start, module(site.out), site.rows_axis)
