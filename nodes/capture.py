@@ -14,6 +14,7 @@ from .types import (
     cells_input,
     clip_input,
     given_anchors,
+    length_input,
     model_input,
     schema,
     trajectory_inputs,
@@ -49,6 +50,7 @@ class Capture(io.ComfyNode):
                 ),
                 *trajectory_inputs(),
                 cells_input(),
+                length_input(),
             ],
             outputs=[Activations.Output(display_name="activations")],
         )

@@ -23,6 +23,7 @@ from .types import (
     clip_input,
     concept_input,
     kind_input,
+    length_input,
     max_rank_input,
     method_input,
     model_input,
@@ -76,6 +77,7 @@ class EraseConcept(io.ComfyNode):
                 *(advanced(optional(widget)) for widget in trajectory_inputs()),
                 advanced(templates_input()),
                 max_rank_input(MAX_RANK),
+                length_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model without the concept."),

@@ -133,7 +133,7 @@ def templates_input() -> io.String.Input:
 
 
 def trajectory_inputs() -> list[io.Input]:
-    """One input per field of `Trajectory` in its order, but for the cells."""
+    """One input per field of `Trajectory` in its order, but for the cells and the length."""
     default = Trajectory()
     return [
         io.Int.Input(
@@ -234,6 +234,26 @@ def cells_input() -> io.Int.Input:
                     "Activations are averaged over each cell of a grid with this many rows and "
                     "columns, 1 to 16. 1 is the whole picture, which pure, ridge and leace use. "
                     "mosaic is best with 4; memory grows with the square."
+                ),
+            )
+        )
+    )
+
+
+def length_input() -> io.Int.Input:
+    return advanced(
+        optional(
+            io.Int.Input(
+                "length",
+                default=Trajectory().length,
+                min=1,
+                max=257,
+                step=1,
+                tooltip=(
+                    "Frames of the clip that is sampled, for models that make videos; 1 to 257. 1, "
+                    "the default, is a single picture and suits all models. More cost as much more "
+                    "time: one frame more than a multiple of 4 (Wan, Cosmos-Predict2, Kandinsky 5) "
+                    "or of 8 (Cosmos 1, LTX-Video). Activations are averaged over the frames."
                 ),
             )
         )

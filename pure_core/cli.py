@@ -291,7 +291,7 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
         "concepts": made.concepts,
         "method": made.method,
         "settings": made.settings,
-        "trajectory": made.trajectory._asdict() if made.trajectory else {},
+        "trajectory": made.trajectory.record() if made.trajectory else {},
         "strength": eraser.strength,
         "edit": eraser.edited,
         "joinable": eraser.joinable,
@@ -309,7 +309,7 @@ def _describe_activations(captured: Activations) -> dict[str, Any]:
         "widths": sorted(set(captured.widths.values())),
         "concepts": captured.anchors.concepts,
         "prompts": captured.prompts,
-        "trajectory": captured.trajectory._asdict(),
+        "trajectory": captured.trajectory.record(),
         "model": captured.model.without_sketch(),
     }
 

@@ -45,6 +45,9 @@ class Trajectory(NamedTuple):
     cells: int = 1
     """Rows are averages over the parts of a grid of cells x cells; 1 is over the whole picture."""
 
+    length: int = 1
+    """Frames of the clip that is sampled, over which rows are averages, too; 1 is a picture."""
+
     @property
     def rows_per_anchor(self) -> int:
         """How many rows every anchor has."""
@@ -56,7 +59,7 @@ class Trajectory(NamedTuple):
 
     def check(self) -> None:
         """Raise TrajectoryError unless every number is in its range."""
-        for name in ("steps", "latents", "cells"):
+        for name in ("steps", "latents", "cells", "length"):
             if getattr(self, name) < 1:
                 raise TrajectoryError(f"{name}: expected 1 or more, got {getattr(self, name)}.")
         if not 1 <= self.run_steps <= self.steps:
@@ -73,14 +76,22 @@ class Trajectory(NamedTuple):
         pairs = zip(self._fields, self, other, strict=True)
         return [f"{name} {mine} / {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
+    def record(self) -> dict[str, Any]:
+        """For a file. Of a picture the length is left out, as it was before there were clips."""
+        record = self._asdict()
+        if self.length == 1:
+            del record["length"]
+        return record
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Trajectory:
-        """The trajectory of a record with an entry for every field.
+        """The trajectory of a record with an entry for every field, but that of a picture's length.
 
         Raises:
             ValueError: an entry is missing, unknown or of another type.
             TrajectoryError: a number out of its range.
         """
+        record = {"length": 1, **record}
         if record.keys() != set(cls._fields):
             raise ValueError(f"expected {list(cls._fields)}, got {sorted(record)}")
         for name, default in cls._field_defaults.items():

@@ -46,7 +46,7 @@ def applied_record(eraser: Eraser) -> dict[str, Any]:
         "strength": eraser.strength,
         "space": eraser.space,
         "fingerprint": eraser.fingerprint,
-        "trajectory": made.trajectory and made.trajectory._asdict(),
+        "trajectory": made.trajectory and made.trajectory.record(),
         "model": made.model.without_sketch(),
         "created": made.created,
         "plugin_version": made.plugin_version,

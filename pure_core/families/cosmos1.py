@@ -17,7 +17,7 @@ FAMILY = Transformer(
     ),
     out="to_out",
     heads="heads",
-    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=True, patch=2),
+    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=8, patch=2),
     size=lambda net: 704,
     rows_axis=1,
 )

@@ -21,6 +21,6 @@ FAMILY = Transformer(
     ),
     out="output_proj",
     heads="n_heads",
-    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=True, patch=2),
+    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=4, patch=2),
     size=lambda net: 1024,
 )

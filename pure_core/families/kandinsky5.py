@@ -30,7 +30,7 @@ FAMILY = Transformer(
     out="out_layer",
     heads="num_heads",
     geometry=lambda net: LatentGeometry(
-        channels=16, pixels_per_cell=8, frames=makes_videos(net), patch=2
+        channels=16, pixels_per_cell=8, frames=4 if makes_videos(net) else 0, patch=2
     ),
     size=lambda net: 512 if makes_videos(net) else 1024,
 )

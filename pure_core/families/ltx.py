@@ -31,6 +31,6 @@ FAMILY = Transformer(
     ),
     out="to_out",
     heads="heads",
-    geometry=lambda net: LatentGeometry(channels=128, pixels_per_cell=32, frames=True),
+    geometry=lambda net: LatentGeometry(channels=128, pixels_per_cell=32, frames=8),
     size=lambda net: 512,
 )

@@ -98,14 +98,22 @@ class LatentGeometry(NamedTuple):
     channels: int
     pixels_per_cell: int
 
-    frames: bool = False
-    """Whether latents have an axis of frames before height and width."""
+    frames: int = 0
+    """Frames of a clip that become one cell of the latent, which then has an axis of frames before
+    height and width; 0 without one. The first frame has a cell of its own."""
 
     patch: int = 1
     """Cells of a row or column that become one position of the first layer."""
 
     least_pixels: int = 0
     """Width and height below which the model cannot be run."""
+
+    def cells(self, width: int, height: int, length: int = 1) -> tuple[int, ...]:
+        """(channels, height, width) of the latent of a picture, or (channels, frames, height,
+        width) of a clip of `length` frames, in cells."""
+        clip = (1 + (length - 1) // self.frames,) if self.frames else ()
+        side = self.pixels_per_cell
+        return (self.channels, *clip, height // side, width // side)
 
     @property
     def multiple(self) -> int:

@@ -35,11 +35,14 @@ cells and pictures."""
 
 FIVE_BILLION_CHANNELS = 48
 
+FRAMES = 4
+"""That become one cell of a latent."""
+
 
 def geometry(net: Any) -> LatentGeometry:
     if net.out_dim == FIVE_BILLION_CHANNELS:
-        return LatentGeometry(channels=48, pixels_per_cell=16, frames=True, patch=2)
-    return LatentGeometry(channels=16, pixels_per_cell=8, frames=True, patch=2)
+        return LatentGeometry(channels=48, pixels_per_cell=16, frames=FRAMES, patch=2)
+    return LatentGeometry(channels=16, pixels_per_cell=8, frames=FRAMES, patch=2)
 
 
 def size(net: Any) -> int:

@@ -55,7 +55,7 @@ def save_activations(
         "anchors": (
             activations.anchors if prompts else hidden_anchors(activations.anchors)
         ).record(),
-        "trajectory": activations.trajectory._asdict(),
+        "trajectory": activations.trajectory.record(),
         "model": activations.model.record(),
         "heads": activations.heads,
     }

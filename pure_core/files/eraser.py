@@ -100,7 +100,7 @@ def save_eraser(
         "retain": retain.record(),
         "edits": made.edit,
         "model": made.model.record(),
-        "trajectory": made.trajectory and made.trajectory._asdict(),
+        "trajectory": made.trajectory and made.trajectory.record(),
         "contribution": made.contribution,
         "created": made.created,
         "plugin_version": made.plugin_version,

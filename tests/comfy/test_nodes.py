@@ -37,14 +37,14 @@ from testbed.comfy.stock import QUICK, QUICK_ERASING, Loaded, execute, pre_hooks
 
 NODES = asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())
 
-TRAJECTORY = [name for name in Trajectory._fields if name != "cells"]
+TRAJECTORY = [name for name in Trajectory._fields if name not in ("cells", "length")]
 
 TABLE = {
     "PURE_EraseConcept": (
         [
             *("model", "clip", "concept", "neighbours", "kind", "method", "strength"),
             *TRAJECTORY,
-            *("templates", "max_rank"),
+            *("templates", "max_rank", "length"),
         ],
         [
             ("model", "MODEL"),
@@ -63,7 +63,7 @@ TABLE = {
         ],
     ),
     "PURE_Capture": (
-        ["model", "clip", "prompts", *TRAJECTORY, "cells"],
+        ["model", "clip", "prompts", *TRAJECTORY, "cells", "length"],
         [("activations", "PURE_ACTIVATIONS")],
     ),
     "PURE_Fit": (

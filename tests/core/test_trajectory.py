@@ -15,6 +15,7 @@ from pure_core.trajectory import Trajectory, TrajectoryError
         ({"steps": 0, "run_steps": 0}, "steps: expected 1 or more, got 0"),
         ({"latents": 0}, "latents: expected 1 or more, got 0"),
         ({"cells": 0}, "cells: expected 1 or more, got 0"),
+        ({"length": 0}, "length: expected 1 or more, got 0"),
         ({"run_steps": 0}, r"run_steps: expected 1 to steps \(16\), got 0"),
         ({"run_steps": 17}, r"run_steps: expected 1 to steps \(16\), got 17"),
         ({"seed": -1}, "seed: expected 0 or more, got -1"),
@@ -50,7 +51,14 @@ def test_every_field_counts_as_a_difference():
 
 def test_the_record_comes_back():
     for each in (Trajectory(), Trajectory(cfg=1, cells=4, seed=2**40, scheduler="karras")):
-        assert Trajectory.from_record(json.loads(json.dumps(each._asdict()))) == each
+        record = json.loads(json.dumps(each.record()))
+        assert Trajectory.from_record(record) == each and "length" not in record
+
+
+def test_the_length_of_a_clip_is_in_its_record_and_that_of_a_picture_is_not():
+    clip = Trajectory(length=17)
+    assert clip.record()["length"] == 17 and Trajectory.from_record(clip.record()) == clip
+    assert "length" not in Trajectory().record()
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def for_model(trajectory: Trajectory, model: ModelPatcher, sites: Sites) -> Traj
                 f"{name}: expected a multiple of {multiple} pixels{smallest}, or 0 for the "
                 f"model's usual size, got {pixels}."
             )
+    _require_length(resolved.length, geometry.frames)
     if resolved.sampler_name not in SAMPLERS:
         raise CaptureError(
             f"sampler_name: expected a sampler that follows the schedule's steps, got "
@@ -54,13 +55,25 @@ def for_model(trajectory: Trajectory, model: ModelPatcher, sites: Sites) -> Traj
     return resolved
 
 
+def _require_length(length: int, frames: int) -> None:
+    """Raise CaptureError unless there are clips of so many frames."""
+    if length > 1 and not frames:
+        raise CaptureError(f"length: this model makes pictures: expected 1 frame, got {length}.")
+    if length > 1 and (length - 1) % frames:
+        raise CaptureError(
+            f"length: expected one frame more than a multiple of {frames}, such as 1 or "
+            f"{1 + 4 * frames}, got {length}."
+        )
+
+
 def starting_noise(model: ModelPatcher, sites: Sites, trajectory: Trajectory) -> Tensor:
-    """(latents, channels, height, width) in cells. Latent j is the same whatever their number."""
+    """(latents, channels, height, width) in cells, or (latents, channels, frames, height, width).
+
+    Latent j is the same whatever their number.
+    """
     geometry = sites.family.latent(sites.net)
-    cell = geometry.pixels_per_cell
-    frames = (1,) if geometry.frames else ()
-    size = (*frames, trajectory.height // cell, trajectory.width // cell)
-    empty = torch.zeros(trajectory.latents, geometry.channels, *size)
+    cells = geometry.cells(trajectory.width, trajectory.height, trajectory.length)
+    empty = torch.zeros(trajectory.latents, *cells)
     latent = comfy.sample.fix_empty_latent_channels(model, empty)
     numbers = list(range(trajectory.latents))
     noise: Tensor = comfy.sample.prepare_noise(latent, trajectory.seed, numbers)
