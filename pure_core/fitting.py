@@ -169,6 +169,7 @@ def fit_text(
             AnchorSet() if task.retain is None else task.retain.anchors,
             task.model.identity,
             contribution={} if on_text else contribution(layers),
+            at_entry=task.model.at_entry,
         ),
     )
 
@@ -186,13 +187,14 @@ def _provenance(
     model: ModelIdentity,
     trajectory: Trajectory | None = None,
     contribution: Mapping[str, float] | None = None,
+    at_entry: bool = False,
 ) -> Provenance:
     return Provenance(
         method=method.name,
         settings=settings,
         forget=forget,
         retain=retain,
-        edit=_edit(method, model),
+        edit="keys and values" if at_entry else _edit(method, model),
         model=model,
         created=today(),
         plugin_version=__version__,

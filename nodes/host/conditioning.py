@@ -19,6 +19,9 @@ from .sites import ModelError, Sites
 ADAPTER_TOKENS, ADAPTER_WEIGHTS = "t5xxl_ids", "t5xxl_weights"
 """What Anima's text encoder adds for the model's adapter, each (T,)."""
 
+ADAPTER_KEY = "t5xxl"
+"""The tokenizer of these tokens, each of which becomes a vector."""
+
 EMBEDDING_MARK = "embedding:"
 
 EMBEDDING = re.compile(rf"({EMBEDDING_MARK}[^\s,():]+)(:[\d.]+(?=\)))?")
@@ -77,7 +80,14 @@ def encode_anchors(clip: CLIP, anchors: AnchorSet, sites: Sites) -> list[Encoded
             known[prompt] = encode(clip, prompt)
         return known[prompt]
 
-    sites.require_text_width(read("").tokens.shape[-1])
+    empty = read("")
+    sites.require_text_width(empty.tokens.shape[-1])
+    for name in sites.family.other_texts:
+        if empty.options.get(name) is None:
+            raise ModelError(
+                f"clip: it gives no '{name}', which the model reads, too. Connect the text encoder "
+                "that belongs to the model."
+            )
     for anchor in anchors:
         for found in EMBEDDING.finditer(anchor.prompt):
             without = anchor.prompt[: found.start()] + anchor.prompt[found.end() :]

@@ -45,7 +45,7 @@ def fingerprint(model: ModelPatcher, clip: CLIP | None = None) -> str:
     return digest.hexdigest()[:32]
 
 
-def identity(model: ModelPatcher, sites: Sites, clip: CLIP) -> ModelIdentity:
+def identity(model: ModelPatcher, sites: Sites, clip: CLIP | None) -> ModelIdentity:
     """Which model and text encoder these are, with everything that was patched into them."""
     return ModelIdentity(
         name=display_name(model),

@@ -153,11 +153,12 @@ def _summary(
 
 def _adapters(sites: Sites, eraser: Eraser) -> dict[PatchKey, EraserAdapter]:
     """Weight key -> its adapter. Layers of rank 0 are the identity and have none."""
-    adapter = TextEraserAdapter if eraser.space == "text" else EraserAdapter
+    on_text = eraser.space == "text"
+    adapter = TextEraserAdapter if on_text else EraserAdapter
     adapters: dict[PatchKey, EraserAdapter] = {}
     for name, factors in eraser.to("cpu", torch.float32).layers.items():
         for rows in sites.rows(name, eraser.roles) if factors.rank else ():
-            for key in patch_keys(rows):
+            for key in patch_keys(rows, on_text):
                 weights = [factors.proj_left, factors.proj_right]
                 adapters[key] = adapter({tensor_of(key)}, weights)
     return adapters
@@ -191,14 +192,25 @@ def rounding(model: ModelPatcher, adapters: dict[PatchKey, EraserAdapter], stren
 
 def require_same_architecture(model: ModelPatcher, sites: Sites, eraser: Eraser) -> None:
     """Raise ModelError if the eraser has other layers, or other heads, than the model."""
-    here, fitted = sites.widths(text=eraser.space == "text"), eraser.widths
+    on_text = eraser.space == "text"
+    here, fitted = sites.widths(on_text), eraser.widths
     if here == fitted and eraser.provenance.model.family == sites.family.name:
+        if on_text and sites.entry is not None:
+            _require_both(eraser)
         _require_same_heads(sites, eraser)
     else:
         raise ModelError(
             f"eraser: it was fitted on another architecture, {_described(fitted)} of "
             f"{eraser.provenance.model.name}; the model is {architecture(model)} with "
             f"{_described(here)}. Use an eraser made for this architecture, or fit one."
+        )
+
+
+def _require_both(eraser: Eraser) -> None:
+    if eraser.edited != "keys and values":
+        raise ModelError(
+            f"edit: expected '{AS_FITTED}' or 'keys and values', got '{eraser.edited}'. This "
+            "eraser changes the text where it enters the model, so keys and values change together."
         )
 
 

@@ -86,6 +86,14 @@ class Sites:
                 "text encoder that belongs to the model."
             )
 
+    def require_one_text(self) -> None:
+        """Raise ModelError if the sites read more than what methods on the text edit."""
+        if self.family.other_texts:
+            raise ModelError(
+                f"model: {self.family.models} reads the prompt through several text encoders, and "
+                "methods on the text edit what one of them says. Use PURE Capture and PURE Fit."
+            )
+
     def __getitem__(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
 
@@ -109,10 +117,10 @@ def is_plain(weight: Any) -> bool:
     return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
 
-def patch_keys(rows: Rows) -> list[PatchKey]:
-    """The weight and, if it has one, the bias of some rows."""
+def patch_keys(rows: Rows, text: bool = False) -> list[PatchKey]:
+    """The weight and, if it has one, the bias of some rows, which edits of the text leave alone."""
     names = [f"{PREFIX}{rows.module}.weight"]
-    if rows.bias:
+    if rows.bias and not text:
         names.append(f"{PREFIX}{rows.module}.bias")
     return [name if rows.whole else (name, (0, rows.start, rows.count)) for name in names]
 

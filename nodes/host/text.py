@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -13,9 +14,12 @@ from torch import Tensor
 from ...pure_core.anchors import AnchorSet
 from ...pure_core.errors import FitError
 from ...pure_core.text import TextModel, TextTask, TextVectors, repeated
-from .conditioning import encode_anchors
+from .conditioning import ADAPTER_KEY, ADAPTER_TOKENS, adapted, encode, encode_anchors
 from .identity import identity
 from .sites import EffectiveWeights, Sites
+
+WORD = "a"
+"""Any word, to see where words stand among tokens."""
 
 
 def text_task(
@@ -33,89 +37,133 @@ def text_task(
             for the empty prompt.
 
     Raises:
-        ModelError: a model of no known family, quantised weights, no text encoder, or one whose
-            vectors are not what the layers read.
+        ModelError: a model of no known family or one with several text encoders side by side,
+            quantised weights, no text encoder, or one whose vectors are not what the layers read.
         PromptError: a prompt or a textual inversion of which the text encoder reads nothing.
         FitError: another number of replacements than of prompts, or a prompt that is too long.
     """
     sites = Sites.of(model)
+    sites.require_one_text()
     sites.require_plain_weights()
     become = AnchorSet.written([[each] for each in replacements or [""]])
-    vectors = _encode(clip, forget, sites)
+    vectors = _encode(model, clip, forget, sites)
     return TextTask(
         forget=vectors,
-        anchor=repeated(_encode(clip, become, sites), len(forget)),
-        retain=_encode(clip, retain, sites) if retain else None,
-        empty=_encode(clip, AnchorSet.written([[""]]), sites),
-        model=TextModel(
-            tuple(sites.widths(text=True)),
-            EffectiveWeights(model, sites).weight,
-            identity(model, sites, clip),
-            at_entry=sites.entry is not None,
-        ),
+        anchor=repeated(_encode(model, clip, become, sites), len(forget)),
+        retain=_encode(model, clip, retain, sites) if retain else None,
+        empty=_encode(model, clip, AnchorSet.written([[""]]), sites),
+        model=text_model(model, sites, clip),
+    )
+
+
+def text_model(model: ModelPatcher, sites: Sites, clip: CLIP | None) -> TextModel:
+    """What methods on the text need of a model, read by a text encoder."""
+    return TextModel(
+        tuple(sites.widths(text=True)),
+        EffectiveWeights(model, sites).weight,
+        identity(model, sites, clip),
+        at_entry=sites.entry is not None,
     )
 
 
 @torch.no_grad()
-def _encode(clip: CLIP, anchors: AnchorSet, sites: Sites) -> TextVectors:
+def _encode(model: ModelPatcher, clip: CLIP, anchors: AnchorSet, sites: Sites) -> TextVectors:
     encoded = encode_anchors(clip, anchors, sites)
-    tokens = [_tokens(clip, each.prompt) for each in anchors]
-    ends = [_end(clip, each.prompt) for each in anchors]
-    vectors = [
-        _one_per_token(each.tokens[0].to("cpu", torch.float64), count, anchor.prompt)
-        for each, count, anchor in zip(encoded, tokens, anchors, strict=True)
-    ]
-    return TextVectors(anchors, tuple(vectors), tuple(ends))
+    layout = _Layout.of(clip, adapter=ADAPTER_TOKENS in encoded[0].options)
+    vectors, ends = [], []
+    for each, anchor in zip(encoded, anchors, strict=True):
+        tokens = layout.read(clip, anchor.prompt)
+        found = adapted(model, each).tokens[0].to("cpu", torch.float64)
+        vectors.append(layout.one_per_token(found, len(tokens), anchor.prompt))
+        ends.append(layout.end(tokens))
+    return TextVectors(anchors, tuple(vectors), tuple(ends), layout.start - layout.cut)
 
 
-def _tokens(clip: CLIP, prompt: str) -> int:
-    """How many tokens a prompt has, padding included."""
-    rows = next(iter(clip.tokenize(prompt).values()))
-    return sum(map(len, rows))
+class _Layout(NamedTuple):
+    """Where words stand among a text encoder's tokens.
 
-
-def _one_per_token(vectors: Tensor, tokens: int, prompt: str) -> Tensor:
-    """The vectors (T, D) of T tokens.
-
-    Some patches of the text encoder give several to each token, one after the other, for example
-    one for the keys and one for the values. They differ only where a word is weighted below 0.
-
-    Raises:
-        FitError: they differ, or belong to no token.
+    CLIP: start, words, end, padding. T5: words, end, padding. Qwen: a template's words, the
+    prompt's, the template's end; what stands before the prompt's words is cut away.
     """
-    found = len(vectors)
-    if found == tokens:
-        return vectors
-    if found % tokens == 0:
-        each = rearrange(vectors, "(token copy) d -> copy token d", token=tokens)
-        if all(torch.equal(each[0], other) for other in each):
-            return each[0]
-    raise FitError(
-        f"clip: it gives {found} vectors for the {tokens} tokens of '{prompt[:40]}', expected one "
-        "for each, or the same several times. A patch of the text encoder changes them: connect "
-        "it without the patch, or take weights below 0 out of the prompt."
-    )
 
+    key: str
+    """Of the tokenizer whose tokens the vectors belong to. Where several text encoders are read
+    side by side they share one count of tokens, so the first speaks for all."""
 
-def _end(clip: CLIP, prompt: str) -> int:
-    """Where the prompt's end token stands: where the padding of the empty prompt begins.
+    start: int
+    """Where words begin."""
 
-    Text encoders that are read side by side share one count of tokens, so the first speaks for
-    all. Tokens of a textual inversion are vectors.
+    end_token: int
+    """What follows on them."""
 
-    Raises:
-        FitError: a prompt that is longer than the text encoder reads at once.
-    """
-    rows, (empty, *_) = (next(iter(clip.tokenize(text).values())) for text in (prompt, ""))
-    if len(empty) < 2 or rows[0][0][0] != empty[0][0]:
+    cut: int
+    """Tokens at the front that get no vector."""
+
+    adapter: bool
+    """Whether an adapter makes the vectors, which pads them on its own."""
+
+    @classmethod
+    def of(cls, clip: CLIP, adapter: bool) -> _Layout:
+        """From what the empty prompt and a word have in common."""
+        rows = clip.tokenize("")
+        key = ADAPTER_KEY if adapter else next(iter(rows))
+        empty, word = _tokens(rows[key]), _tokens(clip.tokenize(WORD)[key])
+        pairs = enumerate(zip(empty, word, strict=False))
+        start = next((i for i, (one, other) in pairs if one != other), len(empty))
+        if start == len(empty):
+            raise FitError(
+                "clip: it ends no prompt with a token, so nothing says which vectors are those of "
+                "its words. Use PURE Capture and PURE Fit."
+            )
+        cut = 0
+        if start > 1 and not adapter:
+            cut = len(word) - encode(clip, WORD).tokens.shape[1]
+        return cls(key, start, empty[start], start if cut == start else 0, adapter)
+
+    def read(self, clip: CLIP, prompt: str) -> list[Any]:
+        """A prompt's tokens, padding included. Those of a textual inversion are vectors.
+
+        Raises:
+            FitError: a prompt that is longer than the text encoder reads at once.
+        """
+        rows = clip.tokenize(prompt)[self.key]
+        if len(rows) > 1:
+            most = len(rows[0]) - self.start - 1
+            raise FitError(
+                f"'{prompt[:40]}...' is longer than the text encoder reads at once. Methods by "
+                f"text need prompts of at most {most} tokens: shorten it."
+            )
+        return _tokens(rows)
+
+    def end(self, tokens: Sequence[Any]) -> int:
+        """Where the end token stands among the vectors."""
+        ends = (isinstance(each, int) and each == self.end_token for each in tokens)
+        return next(i for i, found in enumerate(ends) if found and i >= self.start) - self.cut
+
+    def one_per_token(self, vectors: Tensor, tokens: int, prompt: str) -> Tensor:
+        """The vectors (T, D) of T tokens.
+
+        Some patches of the text encoder give several to each token, one after the other, for
+        example one for the keys and one for the values. They differ only where a word is weighted
+        below 0.
+
+        Raises:
+            FitError: they differ, or belong to no token.
+        """
+        found, tokens = len(vectors), tokens - self.cut
+        if found == tokens or self.adapter:
+            return vectors[:tokens]
+        if found % tokens == 0:
+            each = rearrange(vectors, "(token copy) d -> copy token d", token=tokens)
+            if all(torch.equal(each[0], other) for other in each):
+                return each[0]
         raise FitError(
-            "clip: its prompts do not begin with a start token, as CLIP's do. Methods by text need "
-            "to know where a prompt begins and ends: use a method on activations instead."
+            f"clip: it gives {found} vectors for the {tokens} tokens of '{prompt[:40]}', expected "
+            "one for each, or the same several times. A patch of the text encoder changes them: "
+            "connect it without the patch, or take weights below 0 out of the prompt."
         )
-    if len(rows) > 1:
-        raise FitError(
-            f"'{prompt[:40]}...' is longer than the text encoder reads at once. Methods by text "
-            "need prompts of at most 75 tokens: shorten it."
-        )
-    places = [i for i, (token, *_) in enumerate(rows[0]) if i and isinstance(token, int)]
-    return next(i for i in places if rows[0][i][0] == empty[1][0])
+
+
+def _tokens(rows: Sequence[Sequence[Sequence[Any]]]) -> list[Any]:
+    """Of the first row, without weights."""
+    return [token for token, *_ in rows[0]]

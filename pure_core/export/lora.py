@@ -87,7 +87,7 @@ def lora_tensors(
         up, down = _factors(found, weights.weight(site, role))
         change = changes.setdefault(place.tensor, _Change())
         change.add(place, up, down, sum(each.total_rank for each in found))
-        if bias is not None:
+        if bias is not None and any(each.space == "activations" for each in found):
             change.add_bias(place, _changed(found, bias))
     named = _for_diffusers if form == DIFFUSERS else _for_comfyui
     return {

@@ -73,7 +73,7 @@ class Source:
     def _require_same_model(self, eraser: Eraser) -> None:
         made = eraser.provenance
         name = f"the eraser of {made.title}"
-        if made.model.sketch.keys() != eraser.layers.keys():
+        if made.model.sketch.keys() != set(self.model.sites):
             raise ModelFileError(
                 f"Nothing shows whether '{self.file.path.name}' is the model {name} was fitted "
                 "on: the eraser comes from several models or does not say. If it is meant for "

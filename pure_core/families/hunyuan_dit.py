@@ -1,4 +1,7 @@
-"""HunyuanDiT. The sites read CLIP's vectors and, behind them, those of mT5, made as wide."""
+"""HunyuanDiT. The sites read CLIP's vectors and, behind them, those of mT5, made as wide.
+
+Methods on the text would edit what CLIP says and leave what mT5 says of the same words.
+"""
 
 from __future__ import annotations
 
@@ -21,4 +24,5 @@ FAMILY = Transformer(
     heads="num_heads",
     geometry=lambda net: LatentGeometry(channels=4, pixels_per_cell=8, patch=2),
     size=lambda net: 1024,
+    other_texts=("conditioning_mt5xl",),
 )

@@ -224,6 +224,13 @@ class Family(Protocol):
         """
 
     @property
+    def other_texts(self) -> tuple[str, ...]:
+        """ComfyUI's names of what else the sites read, encoded by other text encoders.
+
+        It has to be there, and methods on the text cannot reach it.
+        """
+
+    @property
     def keys_are_linear(self) -> bool:
         """Whether keys reach attention as W_K makes them, so that E W_K gives E k.
 

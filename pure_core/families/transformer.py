@@ -46,6 +46,8 @@ class Transformer:
 
     keys_are_linear: bool = False
 
+    other_texts: tuple[str, ...] = ()
+
     rows_axis: int = 0
     """See `Site`."""
 

@@ -45,6 +45,7 @@ class UNet:
     }
     listen = staticmethod(listen_to_output)
     keys_are_linear = True
+    other_texts = ()
 
     def has(self, net: nn.Module) -> bool:
         return hasattr(net, "input_blocks") and bool(self.sites(net))

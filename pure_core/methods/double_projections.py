@@ -51,8 +51,10 @@ def solve(task: TextTask, progress: Progress) -> TextEdit:
     edits, read = [], []
     numbers = names(task.forget.anchors)
     for done, number in enumerate(numbers, start=1):
-        anchor = task.anchor.vectors[number][1 : max(2, task.anchor.ends[number])]
-        tokens = task.forget.vectors[number][1 : task.forget.ends[number]]
+        anchor = task.anchor.words_of(number)
+        if len(anchor) == 0:
+            anchor = task.anchor.end_of(number)[None]
+        tokens = task.forget.words_of(number)
         read.append(tokens)
         for token in tokens:
             free = outside(token)

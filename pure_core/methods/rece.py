@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ..eraser import LayerEraser
-from ..families import ROLES
 from ..low_rank import thin_product
 from ..progress import Progress
 from ..text import TextTask
@@ -101,7 +100,7 @@ def weight_moment(task: TextTask, progress: Progress) -> Tensor:
     """S = sum W^T W over keys and values of all layers, (D, D) float64."""
     moment = torch.zeros(task.forget.width, task.forget.width, dtype=torch.float64)
     for done, layer in enumerate(task.model.layers, start=1):
-        for role in ROLES:
+        for role in task.model.roles:
             weight = task.model.weight_of(layer, role).double()
             moment += weight.T @ weight
         progress(done, len(task.model.layers))

@@ -126,7 +126,12 @@ def influenced(weight: Tensor, forget: Tensor, target: Tensor, retain: Tensor) -
 
 
 def invariants(empty: Tensor) -> Tensor:
-    """K (4, D): the empty prompt's start token, and centres of its other vectors (T, D)."""
+    """K (4, D): the empty prompt's start token, and centres of its other vectors (T, D).
+
+    The vectors themselves where there are fewer.
+    """
+    if len(empty) <= 1 + CENTRES:
+        return empty
     return torch.cat([empty[:1], centres(empty[1:], CENTRES, SEED)])
 
 

@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from comfyui_pure.nodes.host.conditioning import Encoded
 
+import comfy.sd
 import comfy.supported_models
 from comfy.model_patcher import ModelPatcher
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders.pixart_t5 import PixArtTokenizer, pixart_te
 
 CPU = torch.device("cpu")
 TOKENS, TEXT = 7, 48
@@ -267,10 +270,13 @@ def transformer(name: str, seed: int = 0, text: int | None = None) -> ModelPatch
     config = getattr(comfy.supported_models, kind.config)(net)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=CPU)
+    if kind.config == "Anima":
+        del model.diffusion_model.llm_adapter.blocks[1:]  # it has one size only
     randomise(model.diffusion_model, seed)
     return ModelPatcher(model, CPU, CPU)
 
 
+@torch.no_grad()
 def randomise(net: torch.nn.Module, seed: int) -> None:
     """Weights that keep numbers at their size, and norms near one."""
     random = torch.Generator().manual_seed(seed)
@@ -291,6 +297,17 @@ def encoded(name: str, prompts: int, seed: int = 0) -> list[Encoded]:
         Encoded(torch.randn(1, TOKENS, kind.width, generator=random), kind.beside(random))
         for _ in range(prompts)
     ]
+
+
+def t5_encoder() -> comfy.sd.CLIP:
+    """PixArt's text encoder with its own tokenizer and vectors of `TEXT` numbers."""
+    small = {"d_model": TEXT, "d_ff": 64, "d_kv": 12, "num_heads": 4, "num_layers": 2}
+    clip = comfy.sd.CLIP(
+        ClipTarget(PixArtTokenizer, pixart_te()),
+        model_options={"t5xxl_model_config": small, "dtype": torch.float32},
+    )
+    randomise(clip.cond_stage_model, 0)
+    return clip
 
 
 def loaded_again(name: str, state: dict[str, torch.Tensor]) -> ModelPatcher:

@@ -771,3 +771,19 @@ def test_a_task_needs_an_anchor_for_every_prompt_and_one_encoder():
     for part in ("retain", "empty"):
         with pytest.raises(FitError, match="one text encoder"):
             replace(task, **{part: narrow})
+
+
+def test_without_a_start_token_the_empty_prompt_is_its_end_token():
+    """As T5 gives them: words, end, padding."""
+    anchors = AnchorSet.written([["a cat", ""]])
+    rows = random(2, 5, WIDTH, seed=0)
+    found = TextVectors(anchors, tuple(rows), (2, 0), start=0)
+    assert torch.equal(found.last, torch.stack([rows[0, 1], rows[1, 0]]))
+    assert torch.equal(found.words, rows[0, :2])
+    assert torch.equal(found.words_of(1), rows[1, :0])
+    assert torch.equal(found.end_of(1), rows[1, 0])
+    assert torch.equal(found.read, torch.cat([rows[0, :3], rows[1, :1]]))
+    assert [len(each) for each in found.tails] == [4, 5]
+    assert found.chosen([1]).start == 0 and repeated(found.chosen([1]), 3).start == 0
+    with pytest.raises(FitError, match="an end token from 1 on"):
+        TextVectors(anchors, tuple(rows), (2, 0))

@@ -1,0 +1,214 @@
+"""Methods on the text in transformers edit the map through which text enters, or the sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import comfy.sd
+import pytest
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfyui_pure.nodes.host.capture import capture
+from comfyui_pure.nodes.host.conditioning import adapted
+from comfyui_pure.nodes.host.export import save_lora
+from comfyui_pure.nodes.host.patch import patch
+from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
+from comfyui_pure.nodes.host.text import text_model, text_task
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.errors import FitError
+from comfyui_pure.pure_core.export import export_checkpoint
+from comfyui_pure.pure_core.export.lora import COMFYUI, DIFFUSERS
+from comfyui_pure.pure_core.families import ROLES
+from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
+from comfyui_pure.pure_core.fitting import fit_text
+from comfyui_pure.pure_core.methods import TEXT_METHODS
+from comfyui_pure.pure_core.text import TextTask, TextVectors
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from testbed.comfy.transformers import (
+    KINDS,
+    TOKENS,
+    encoded,
+    loaded_again,
+    t5_encoder,
+)
+from tests.comfy.test_transformers import (
+    ALIGNMENT,
+    ANCHORS,
+    each_kind,
+    model_of,
+    relative,
+    sampled,
+    trajectory,
+    untouched,
+    weights,
+)
+
+PREFIX = "model.diffusion_model."
+
+
+def made_up(name: str, model: ModelPatcher) -> TextTask:
+    """Of made-up encodings: no start token, an end token, one token of padding."""
+
+    def read(prompts: Sequence[str], seed: int) -> TextVectors:
+        given = [adapted(model, each) for each in encoded(name, len(prompts), seed)]
+        vectors = tuple(each.tokens[0, :TOKENS].double() for each in given)
+        ends = (0 if prompts == [""] else TOKENS - 2,) * len(given)
+        return TextVectors(AnchorSet.written([prompts]), vectors, ends, 0)
+
+    return TextTask(
+        forget=read(["a fox"], 0),
+        anchor=read(["a thing"], 1),
+        retain=read(["a cat", "a mill"], 2),
+        empty=read([""], 3),
+        model=text_model(model, Sites.of(model), None),
+    )
+
+
+def require_edited(model: ModelPatcher, patched: ModelPatcher, eraser: Eraser) -> None:
+    """What the eraser edits is W E, or E W in activations, and nothing else has changed."""
+    before, after = (EffectiveWeights(each, Sites.of(each)) for each in (model, patched))
+    sites = Sites.of(model)
+    for layer, role in product(eraser.layers, ROLES):
+        (rows,) = sites.rows(layer, [role])
+        weight, found = before.weight(layer, role).double(), after.weight(layer, role)
+        dense = eraser.layers[layer].to(torch.float64).P
+        wanted = weight
+        if role in eraser.roles:
+            wanted = weight @ dense if eraser.space == "text" else dense @ weight
+            assert relative(wanted, weight) > 1e-3
+        assert relative(found, wanted) <= 1e-6
+        if rows.bias and eraser.space == "text":
+            one, other = before.bias(layer, role), after.bias(layer, role)
+            assert one is not None and other is not None and torch.equal(one, other)
+
+
+@each_kind
+def test_methods_on_the_text_edit_where_it_enters(name: str) -> None:
+    model = model_of(name)
+    sites = Sites.of(model)
+    if sites.family.other_texts:
+        with pytest.raises(ModelError, match="through several text encoders"):
+            sites.require_one_text()
+        return
+    task, entry = made_up(name, model), sites.entry
+    assert (entry is None) == (sites.family.name in ("cosmos1", "cosmos2"))
+    with untouched(model):
+        for method in sorted(TEXT_METHODS):
+            if method == "oce" and entry is not None:
+                with pytest.raises(FitError, match="method: oce edits what every layer makes"):
+                    fit_text(method, task)
+                continue
+            eraser = fit_text(method, task)
+            patched = patch(model, eraser)
+            count = len(sites.sites) * len(eraser.roles) if entry is None else 1
+            assert patched.summary.startswith(f"Patched {count} weights in ")
+            require_edited(model, patched.model, eraser)
+        if entry is not None:
+            with pytest.raises(ModelError, match="keys and values change together"):
+                patch(model, eraser.applied(1.0, "values"))
+
+
+@each_kind
+def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> None:
+    """Patch, sample, file, checkpoint, LoRA."""
+    model = model_of(name)
+    sites = Sites.of(model)
+    if sites.family.other_texts:
+        pytest.skip("methods on the text are refused for this family")
+    with untouched(model):
+        fitted, path = fit_text("uce", made_up(name, model)), tmp_path / "eraser.safetensors"
+        save_eraser(fitted, path)
+        eraser = load_eraser(path)
+        assert eraser.widths == sites.widths(text=True)
+        assert set(eraser.widths.values()) == {KINDS[name].width}
+        plain = sampled(name, model)
+        patched = patch(model, eraser).model
+        erased = sampled(name, patched)
+        assert bool(torch.isfinite(erased).all()) and relative(erased, plain.double()) > 1e-3
+        nothing = sampled(name, patch(model, eraser.applied(0)).model)
+        assert relative(nothing, plain.double()) <= ALIGNMENT.get(name, 0.0)
+
+        source, target = tmp_path / "source.safetensors", tmp_path / "erased.safetensors"
+        save_file({PREFIX + key: each for key, each in weights(model).items()}, source)
+        export_checkpoint(source, target, [eraser])
+        one, other = load_file(source), load_file(target)
+        changed = {key for key, each in one.items() if not torch.equal(each, other[key])}
+        rows = [each for layer in eraser.layers for each in sites.rows(layer, eraser.roles)]
+        expected = {f"{PREFIX}{each.module}.weight" for each in rows}
+        assert changed == expected
+        again = loaded_again(name, {k.removeprefix(PREFIX): each for k, each in other.items()})
+        assert relative(sampled(name, again), erased.double()) <= ALIGNMENT.get(name, 0.0)
+
+        save_lora(model, [eraser], torch.float32, COMFYUI, tmp_path / "lora.safetensors")
+        lora = load_file(tmp_path / "lora.safetensors")
+        assert not any(key.endswith("diff_b") for key in lora)
+        loaded = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+        require_edited(model, loaded, eraser)
+
+
+def test_the_entry_has_a_name_in_the_library(tmp_path: Path) -> None:
+    model = model_of("Wan 2.1 T2V")
+    eraser = fit_text("uce", made_up("Wan 2.1 T2V", model))
+    save_lora(model, [eraser], torch.float32, DIFFUSERS, tmp_path / "lora.safetensors")
+    name = "transformer.condition_embedder.text_embedder.linear_1"
+    assert load_file(tmp_path / "lora.safetensors").keys() == {
+        f"{name}.lora_A.weight",
+        f"{name}.lora_B.weight",
+    }
+
+
+encoder = cache(t5_encoder)
+
+
+def test_words_are_found_among_t5_s_tokens() -> None:
+    """T5 has no start token and PixArt no padding; '</s>' ends a prompt, the empty one, too."""
+    model, clip = model_of("PixArt sigma"), encoder()
+    forget = AnchorSet.written([["a fox", "a photo of a fox"]])
+    task = text_task(model, clip, forget, AnchorSet.written([["a cat"]]), ["an animal"])
+    assert task.forget.start == 0 and task.empty.ends == (0,)
+    pieces = [clip.tokenize(prompt)["t5xxl"][0] for prompt in forget.prompts]
+    assert [token for token, _ in pieces[0]][-1] == 1
+    for number, prompt in enumerate(forget.prompts):
+        whole = clip.encode_from_tokens(clip.tokenize(prompt))[0].double()
+        count = len(pieces[number]) - 1
+        assert task.forget.ends[number] == count == len(task.forget.words_of(number))
+        assert torch.equal(task.forget.words_of(number), whole[:count])
+        assert torch.equal(task.forget.last[number], whole[count - 1])
+        assert torch.equal(task.forget.end_of(number), whole[count])
+    assert torch.equal(task.empty.last[0], task.empty.vectors[0][0])
+
+
+@pytest.mark.parametrize("method", sorted(TEXT_METHODS))
+def test_a_concept_is_read_as_its_anchor(method: str) -> None:
+    """Through T5: what enters the model for the concept's last token moves to the anchor's."""
+    model, clip = model_of("PixArt sigma"), encoder()
+    retain = AnchorSet.written([["a cat", "a horse", "the old house"]])
+    task = text_task(model, clip, AnchorSet.written([["a fox"]]), retain, ["an animal"])
+    if method == "oce":
+        with pytest.raises(FitError, match="method: oce"):
+            fit_text(method, task)
+        return
+    with untouched(model):
+        patched = patch(model, fit_text(method, task)).model
+        require_edited(model, patched, fit_text(method, task))
+        if method in ("uce", "double projections"):
+            assert distance(patched, task) < 0.8 * distance(model, task)
+
+
+def distance(model: ModelPatcher, task: TextTask) -> float:
+    """Between what the model makes of the concept and what the loaded one makes of its anchor."""
+    weight: Tensor = EffectiveWeights(model, Sites.of(model)).weight(task.model.layers[0], "values")
+    wanted = task.anchor.last @ task.model.weight_of(task.model.layers[0], "values").double().T
+    return float((task.forget.last @ weight.double().T - wanted).norm())
+
+
+def test_a_text_encoder_that_says_only_half_is_told() -> None:
+    """HunyuanDiT's second encoder is missing; this one is as wide as its first."""
+    with pytest.raises(ModelError, match="clip: it gives no 'conditioning_mt5xl'"):
+        capture(model_of("HunyuanDiT"), encoder(), ANCHORS, trajectory("HunyuanDiT"))
