@@ -169,7 +169,7 @@ def folders(root: Path) -> dict[str, set[str]]:
 
 
 def naming_projections(root: Path) -> list[str]:
-    """The files of the product that name a projection of the U-Net."""
+    """The files of the product that name a projection of a model."""
     files = (file for part in PRODUCT for file in sorted((root / part).rglob("*.py")))
     return [
         file.relative_to(root).as_posix()
@@ -214,7 +214,7 @@ def report(root: Path) -> str:
             diagram(arrows),
             _listed("Arrows upwards", upward(graph)),
             _listed("Circles", [", ".join(group) for group in circles(graph)]),
-            _listed("Files that name a projection of the U-Net", named),
+            _listed("Files that name a projection of a model", named),
         ]
     )
 

@@ -86,6 +86,8 @@ def _by_head(method: ActivationMethod, heads: str, forget: Activations) -> bool:
     if heads == TOGETHER or (heads == AS_METHOD and not method.by_head):
         return False
     missing = [name for name in forget.rows if name not in forget.heads]
+    if missing and heads == AS_METHOD:  # captured before heads were recorded
+        return False
     if missing:
         raise FitError(
             f"heads: the activations do not say how many heads layer {missing[0]} has. Capture "

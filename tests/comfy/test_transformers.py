@@ -16,6 +16,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfyui_pure.nodes import EraseConcept
 from comfyui_pure.nodes.host.capture import CaptureError
 from comfyui_pure.nodes.host.capture.arrival import arriving_encoded
 from comfyui_pure.nodes.host.capture.run import capture_encoded
@@ -399,3 +400,34 @@ def test_what_arrives_of_a_dense_eraser_is_measured(name: str) -> None:
     wanted = eraser.layers[site.name](h)
     missed = float((arrived - wanted).norm() / (wanted - h).norm())
     assert shares[site.name] == pytest.approx(1 - missed, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["ridge", "pure", "mosaic"])
+def test_one_node_erases_from_a_transformer(method: str) -> None:
+    """PURE Erase Concept with a text encoder of ComfyUI's own; names of the model in its report."""
+    model, clip = transformer("Wan 2.1 T2V", text=768), text_encoder("CLIP-L")
+    with untouched(model):
+        erased, eraser, _, summary = EraseConcept.execute(
+            model,
+            clip,
+            concept="a fox",
+            neighbours="a cat\na horse",
+            kind="object",
+            method=method,
+            strength=1.0,
+            templates="{}\na photo of {}",
+            steps=4,
+            run_steps=2,
+            latents=1,
+            cfg=4.0,
+        ).result
+        assert eraser.edited == "values" and eraser.provenance.model.family == "wan"
+        assert bool(eraser.heads) == (method != "pure")
+        assert f"Patched {2 * 2} weights in 2 of 2 layers" in summary
+        assert "arrives in the model, of the change: " in summary
+        assert "not measured" not in summary
+        assert set(erased.patches) == {
+            f"diffusion_model.blocks.{block}.cross_attn.v.{part}"
+            for block in (0, 1)
+            for part in ("weight", "bias")
+        }

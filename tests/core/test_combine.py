@@ -235,7 +235,8 @@ def test_a_budget_keeps_the_directions_in_which_the_forget_rows_change_most(
     layer = limited.layers[MIDDLE]
     assert layer.rank == 4
     missing = (change - (rows - layer(rows.float()).double())).norm()
-    best = torch.linalg.svdvals(change)[4:].norm()  # Eckart and Young
+    heads = change.unflatten(1, (layer.heads, -1)).transpose(0, 1)
+    best = torch.linalg.svdvals(heads)[:, 4:].norm()  # Eckart and Young, in each head
     assert missing == pytest.approx(float(best), rel=1e-3)
 
 

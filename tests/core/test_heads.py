@@ -14,7 +14,7 @@ from pure_core.eraser import Eraser, LayerEraser
 from pure_core.errors import ActivationError, EraserError, EraserFileError, FitError
 from pure_core.files.activations import load_activations, save_activations
 from pure_core.files.eraser import load_eraser, save_eraser
-from pure_core.fitting import BY_HEAD, TOGETHER, fit
+from pure_core.fitting import AS_METHOD, BY_HEAD, TOGETHER, fit
 from pure_core.methods import METHODS
 from pure_core.report import FitReport
 from pure_core.report.numbers import summary
@@ -194,7 +194,8 @@ def test_activations_of_unknown_heads_are_fitted_together_or_refused(make_activa
     from dataclasses import replace
 
     forget, retain = (replace(make_activations(seed=seed), heads={}) for seed in (1, 2))
-    assert not fit("ridge", forget, retain, heads=TOGETHER).heads
+    for heads in (TOGETHER, AS_METHOD):
+        assert not fit("ridge", forget, retain, heads=heads).heads
     with pytest.raises(FitError, match=f"Capture them again, or choose '{TOGETHER}'"):
         fit("ridge", forget, retain, heads=BY_HEAD)
     with pytest.raises(FitError, match="heads: expected one of"):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pure_core.activations import Activations
 from pure_core.errors import FitError
-from pure_core.fitting import fit
+from pure_core.fitting import TOGETHER, fit
 from pure_core.methods.leace import leace_factors
 
 SIZES = {"one concept": [9], "two concepts": [9, 6], "three concepts": [5, 9, 7]}
@@ -155,7 +155,7 @@ def test_a_concept_that_is_its_neighbours_is_left_alone():
 def test_the_fitted_eraser_is_the_solution(make_activations):
     parts = [make_activations(prompts=3, seed=1), make_activations(prompts=2, seed=2)]
     forget, retain = parts[0].concatenate(parts[1]), make_activations(prompts=5, seed=3)
-    eraser = fit("leace", forget, retain, shrinkage=0.05, keep=3.0)
+    eraser = fit("leace", forget, retain, heads=TOGETHER, shrinkage=0.05, keep=3.0)
     each = forget.trajectory.rows_per_anchor
     for name, layer in eraser.layers.items():
         rows, others = forget.rows[name].double(), retain.rows[name].double()

@@ -10,7 +10,7 @@ import pytest
 import pure_core.methods
 from pure_core.eraser import EDITS
 from pure_core.errors import FitError
-from pure_core.fitting import fit, fit_text
+from pure_core.fitting import TOGETHER, fit, fit_text
 from pure_core.methods import METHODS, TEXT_METHODS, Method, Setting
 from pure_core.progress import no_progress
 from tests.core.texts import text_task
@@ -26,7 +26,7 @@ each_setting = pytest.mark.parametrize(
 def fitted(make_activations, name: str, **settings: object):
     if name in METHODS:
         forget, retain = make_activations(prompts=2, seed=1), make_activations(prompts=2, seed=2)
-        return fit(name, forget, retain, no_progress, **settings)
+        return fit(name, forget, retain, no_progress, TOGETHER, **settings)
     return fit_text(name, text_task(), no_progress, **settings)
 
 

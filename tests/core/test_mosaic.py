@@ -11,7 +11,7 @@ from pure_core.activations import Activations
 from pure_core.anchors import AnchorSet
 from pure_core.combine import combine
 from pure_core.errors import FitError
-from pure_core.fitting import fit
+from pure_core.fitting import TOGETHER, fit
 from pure_core.methods import METHODS
 
 LAYER = "middle_block.1.transformer_blocks.0.attn2"
@@ -44,7 +44,7 @@ def dense(forget, retain, pairs, *, keep, damping, reach) -> torch.Tensor:
 def test_it_equals_the_dense_solve(make_activations, cells):
     forget = named(make_activations(prompts=2, seed=1, cells=cells), "dog")
     retain = named(make_activations(prompts=6, seed=2, cells=cells), "cat", "bird", "fox")
-    eraser = fit("mosaic", forget, retain, keep=0.7, damping=0.05, reach=1.3)
+    eraser = fit("mosaic", forget, retain, heads=TOGETHER, keep=0.7, damping=0.05, reach=1.3)
     expected = dense(forget, retain, [[0, 2, 4], [1, 3, 5]], keep=0.7, damping=0.05, reach=1.3)
     assert torch.allclose(eraser.layers[LAYER].P.double(), expected, atol=1e-5)
     assert eraser.provenance.edit == "values"

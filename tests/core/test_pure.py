@@ -12,7 +12,7 @@ from pure_core.activations import Activations
 from pure_core.anchors import AnchorSet
 from pure_core.bases import Basis, fit_basis
 from pure_core.errors import FitError
-from pure_core.fitting import fit
+from pure_core.fitting import TOGETHER, fit
 from pure_core.methods import METHODS
 from pure_core.methods.pure import pure_factors
 from pure_core.model_identity import ModelIdentity
@@ -166,7 +166,7 @@ def test_fit_goes_by_name_and_takes_the_settings_of_all_methods(make_activations
         **dict(reach=1.1, shrinkage=0.2),
     )
     for method in METHODS:
-        eraser = fit(method, forget, retain, **everything)
+        eraser = fit(method, forget, retain, heads=TOGETHER, **everything)
         names = [each.name for each in METHODS[method].settings]
         assert eraser.provenance.settings == {name: everything[name] for name in names}
         assert eraser.provenance.edit == METHODS[method].edit

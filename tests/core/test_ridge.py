@@ -12,7 +12,7 @@ from pure_core.activations import Activations, neighbour_means
 from pure_core.anchors import AnchorSet
 from pure_core.eraser import LayerEraser
 from pure_core.errors import FitError
-from pure_core.fitting import fit
+from pure_core.fitting import TOGETHER, fit
 from pure_core.low_rank import thin_product
 from pure_core.methods import METHODS
 from pure_core.methods.least_squares import least_squares_factors, solve_rows
@@ -74,7 +74,7 @@ def test_the_target_is_the_neighbours_mean_at_the_same_latent_and_step(make_acti
 
 def test_the_fitted_eraser_is_the_solution(make_activations):
     forget, retain = make_activations(prompts=3, seed=1), make_activations(prompts=5, seed=2)
-    eraser = fit("ridge", forget, retain, keep=0.3, damping=0.05, overshoot=1.0)
+    eraser = fit("ridge", forget, retain, heads=TOGETHER, keep=0.3, damping=0.05, overshoot=1.0)
     for layer, fitted in eraser.layers.items():
         expected = dense_ridge(
             forget.rows[layer].double(),
