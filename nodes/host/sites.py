@@ -86,12 +86,13 @@ class Sites:
                 "text encoder that belongs to the model."
             )
 
-    def require_one_text(self) -> None:
-        """Raise ModelError if the sites read more than what methods on the text edit."""
-        if self.family.other_texts:
+    def require_edits_text(self) -> None:
+        """Raise ModelError if methods on the text do not reach all that the sites read."""
+        if not self.family.edits_text(self.net):
             raise ModelError(
-                f"model: {self.family.models} reads the prompt through several text encoders, and "
-                "methods on the text edit what one of them says. Use PURE Capture and PURE Fit."
+                f"model: methods on the text cannot edit {type(self.net).__name__}, which reads "
+                "several text encoders side by side or mixes words before its layers read them. "
+                "Use PURE Capture and PURE Fit."
             )
 
     def __getitem__(self, name: str) -> Site:

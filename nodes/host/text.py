@@ -43,7 +43,7 @@ def text_task(
         FitError: another number of replacements than of prompts, or a prompt that is too long.
     """
     sites = Sites.of(model)
-    sites.require_one_text()
+    sites.require_edits_text()
     sites.require_plain_weights()
     become = AnchorSet.written([[each] for each in replacements or [""]])
     vectors = _encode(model, clip, forget, sites)

@@ -1,6 +1,19 @@
-"""LTX-Video. Keys have a norm over all heads."""
+"""LTX-Video and LTX-2. Keys have a norm over all heads.
+
+LTX-2 makes sound with the pictures. Its sites are those of the pictures, and it is captured as a
+clip without sound, which it can make, too: an eraser is fitted on what pictures read. What the sound
+reads (`audio_attn2`) stays as it is, so a concept's voice or noise is not erased.
+
+Some versions have a gate for each head between attention and its output projection, and h is read
+behind it. An E of one block a head gives E h there, too: a gate is a number for each head and
+position, by which both sides are multiplied.
+"""
 
 from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
 
 from .site import LatentGeometry
 from .transformer import Transformer
@@ -11,9 +24,31 @@ LIBRARY = Spelling(
     "transformer_blocks.#.attn2", "to_k", "to_v", mark="time_embed.linear.weight", entry=ENTRY
 )
 
-FAMILY = Transformer(
+AUDIO = "audio_adaln_single"
+"""A module that only models with sound have."""
+
+
+class Ltx(Transformer):
+    """The family. LTX-2 mixes a prompt's words in connectors of its own before the entry."""
+
+    def edits_text(self, net: nn.Module) -> bool:
+        return not hasattr(net, AUDIO)
+
+    def text_width(self, net: nn.Module) -> int:
+        model: Any = net
+        if not hasattr(net, AUDIO):
+            return super().text_width(net)
+        both: int = model.cross_attention_dim + model.audio_cross_attention_dim
+        one: int = model.caption_channels
+        projected = (
+            model.caption_proj_before_connector and not model.caption_projection_first_linear
+        )
+        return both if projected else one
+
+
+FAMILY = Ltx(
     name="ltx",
-    models="LTX-Video",
+    models="LTX-Video and LTX-2",
     classes=("LTXVModel",),
     names=FileNames(
         "ltx",

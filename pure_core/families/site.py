@@ -235,7 +235,14 @@ class Family(Protocol):
     def other_texts(self) -> tuple[str, ...]:
         """ComfyUI's names of what else the sites read, encoded by other text encoders.
 
-        It has to be there, and methods on the text cannot reach it.
+        It has to be there.
+        """
+
+    def edits_text(self, net: nn.Module) -> bool:
+        """Whether methods on the text reach all that the sites read of a prompt.
+
+        They do not where text encoders are read side by side, or where the model mixes a prompt's
+        words before the weights that are edited.
         """
 
     @property

@@ -113,6 +113,9 @@ class Transformer:
         width: int = linear.in_features
         return width
 
+    def edits_text(self, net: nn.Module) -> bool:
+        return not self.other_texts
+
     def text_entry(self, net: nn.Module) -> Rows | None:
         entry = self.names.spellings[0].entry
         if not entry or entry not in dict(net.named_modules()):

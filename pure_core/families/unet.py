@@ -74,6 +74,9 @@ class UNet:
     def text_width(self, net: nn.Module) -> int:
         return self.sites(net)[0].text_width
 
+    def edits_text(self, net: nn.Module) -> bool:
+        return True
+
     def text_entry(self, net: nn.Module) -> None:
         return None
 

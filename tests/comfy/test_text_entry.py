@@ -92,9 +92,9 @@ def require_edited(model: ModelPatcher, patched: ModelPatcher, eraser: Eraser) -
 def test_methods_on_the_text_edit_where_it_enters(name: str) -> None:
     model = model_of(name)
     sites = Sites.of(model)
-    if sites.family.other_texts:
-        with pytest.raises(ModelError, match="through several text encoders"):
-            sites.require_one_text()
+    if not sites.family.edits_text(sites.net):
+        with pytest.raises(ModelError, match="model: methods on the text cannot edit"):
+            sites.require_edits_text()
         return
     task, entry = made_up(name, model), sites.entry
     assert (entry is None) == (sites.family.name in ("cosmos1", "cosmos2"))
@@ -119,7 +119,7 @@ def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> 
     """Patch, sample, file, checkpoint, LoRA."""
     model = model_of(name)
     sites = Sites.of(model)
-    if sites.family.other_texts:
+    if not sites.family.edits_text(sites.net):
         pytest.skip("methods on the text are refused for this family")
     with untouched(model):
         fitted, path = fit_text("uce", made_up(name, model)), tmp_path / "eraser.safetensors"
