@@ -1,8 +1,8 @@
 """LTX-Video and LTX-2. Keys have a norm over all heads.
 
-LTX-2 makes sound with the pictures. Its sites are those of the pictures, and it is captured as a
-clip without sound, which it can make, too: an eraser is fitted on what pictures read. What the sound
-reads (`audio_attn2`) stays as it is, so a concept's voice or noise is not erased.
+LTX-2 makes sound with the pictures. Its sites are those of the pictures, and it is captured
+without sound, which it can do: an eraser is fitted on what pictures read. What the sound reads
+(`audio_attn2`) stays as it is, so a concept's voice or noise is not erased.
 
 Some versions have a gate for each head between attention and its output projection, and h is read
 behind it. An E of one block a head gives E h there, too: a gate is a number for each head and
@@ -40,10 +40,8 @@ class Ltx(Transformer):
             return super().text_width(net)
         both: int = model.cross_attention_dim + model.audio_cross_attention_dim
         one: int = model.caption_channels
-        projected = (
-            model.caption_proj_before_connector and not model.caption_projection_first_linear
-        )
-        return both if projected else one
+        linear = not model.caption_proj_before_connector or model.caption_projection_first_linear
+        return one if linear else both
 
 
 FAMILY = Ltx(

@@ -268,9 +268,28 @@ KINDS = {
 }
 
 
+VARIANTS = {
+    f"Wan {name}": Kind("wan", config, {**WAN, "model_type": kind, **change}, 2)
+    for name, config, kind, change in (
+        ("2.1 Fun Control", "WAN21_FunControl2V", "i2v", {"in_dim": 48}),
+        ("2.1 Camera", "WAN21_Camera", "camera", {"in_dim": 32}),
+        ("2.2 Camera", "WAN22_Camera", "camera_2.2", {"in_dim": 36}),
+        ("2.1 HuMo", "WAN21_HuMo", "humo", {"in_dim": 36}),
+        ("2.2 S2V", "WAN22_S2V", "s2v", {"audio_inject_layers": [0]}),
+        ("2.2 Animate", "WAN22_Animate", "animate", {"in_dim": 36}),
+        ("2.1 SCAIL", "WAN21_SCAIL", "scail", {"in_dim": 20}),
+        ("2.2 Dancer", "WAN22_WanDancer", "wandancer", {"in_dim": 36}),
+        ("2.1 Causal", "WAN21_CausalAR_T2V", "t2v", {"causal_ar": True}),
+    )
+}
+"""Further kinds of Wan, which differ in what else they read."""
+
+ALL = KINDS | VARIANTS
+
+
 def no_such(name: str) -> str:
     """Why a kind is left out in this ComfyUI; empty if it is not."""
-    config = KINDS[name].config
+    config = ALL[name].config
     return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
 
 
@@ -286,8 +305,8 @@ TEXT_KEYS = (
 
 @torch.no_grad()
 def transformer(name: str, seed: int = 0, text: int | None = None) -> ModelPatcher:
-    """One of `KINDS`, float32 on the CPU, reading text vectors of so many numbers."""
-    kind = KINDS[name]
+    """One of `ALL`, float32 on the CPU, reading text vectors of so many numbers."""
+    kind = ALL[name]
     widths = {key: text for key in TEXT_KEYS if text is not None and key in kind.net}
     net = {**kind.net, **widths, "dtype": torch.float32}
     config = getattr(comfy.supported_models, kind.config)(net)
@@ -315,7 +334,7 @@ def randomise(net: torch.nn.Module, seed: int) -> None:
 
 def encoded(name: str, prompts: int, seed: int = 0) -> list[Encoded]:
     """As many made-up encodings, as the kind's text encoder shapes them."""
-    kind, random = KINDS[name], torch.Generator().manual_seed(seed)
+    kind, random = ALL[name], torch.Generator().manual_seed(seed)
     return [
         Encoded(torch.randn(1, TOKENS, kind.width, generator=random), kind.beside(random))
         for _ in range(prompts)

@@ -14,12 +14,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 from testbed.comfy.erasers import random_eraser
 from testbed.comfy.transformers import encoded
 from tests.comfy.test_transformers import (
-    READ_TWICE,
     captured,
     each_kind,
     in_float64,
     model_of,
     relative,
+    runs,
     untouched,
 )
 
@@ -43,7 +43,7 @@ def test_a_clip_s_rows_are_means_over_frames_and_cells(name: str) -> None:
             found = captured(name, model, prompts, length=1 + 2 * frames, cells=2)
         assert found.trajectory.length == 1 + 2 * frames
         for site in Sites.of(model).sites:
-            once = expected[site.name][:: READ_TWICE.get(name, 1)]
+            once = expected[site.name][:: runs(site)]
             calls = torch.cat([h.movedim(site.rows_axis, 0) for h in once])
             rows = found.grid(site.name).flatten(0, 1)  # anchors and latents, cells, d
             assert relative(rows, by_cells(calls, 3)) <= 2e-6, site.name
