@@ -12,16 +12,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from testbed.comfy.erasers import random_eraser
+from testbed.comfy.transformer_measures import captured, in_float64, relative, runs, untouched
 from testbed.comfy.transformers import encoded
-from tests.comfy.test_transformers import (
-    captured,
-    each_kind,
-    in_float64,
-    model_of,
-    relative,
-    runs,
-    untouched,
-)
+from tests.comfy.test_transformers import each_kind, model_of
 
 PROMPTS = 2
 

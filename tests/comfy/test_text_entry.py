@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -12,11 +11,10 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes.host.capture import capture
-from comfyui_pure.nodes.host.conditioning import adapted
 from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
-from comfyui_pure.nodes.host.text import text_model, text_task
+from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import FitError
@@ -26,48 +24,27 @@ from comfyui_pure.pure_core.families import ROLES
 from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
 from comfyui_pure.pure_core.fitting import fit_text
 from comfyui_pure.pure_core.methods import TEXT_METHODS
-from comfyui_pure.pure_core.text import TextTask, TextVectors
+from comfyui_pure.pure_core.text import TextTask
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from testbed.comfy.transformers import (
-    KINDS,
-    TOKENS,
-    encoded,
-    loaded_again,
-    t5_encoder,
-)
-from tests.comfy.test_transformers import (
-    ALIGNMENT,
+from testbed.comfy.transformer_measures import (
     ANCHORS,
-    each_kind,
-    model_of,
+    made_up,
     relative,
     sampled,
     trajectory,
     untouched,
     weights,
 )
+from testbed.comfy.transformers import (
+    KINDS,
+    loaded_again,
+    t5_encoder,
+)
+from tests.comfy.test_transformers import ALIGNMENT, each_kind, model_of
 
 PREFIX = "model.diffusion_model."
-
-
-def made_up(name: str, model: ModelPatcher) -> TextTask:
-    """Of made-up encodings: no start token, an end token, one token of padding."""
-
-    def read(prompts: Sequence[str], seed: int) -> TextVectors:
-        given = [adapted(model, each) for each in encoded(name, len(prompts), seed)]
-        vectors = tuple(each.tokens[0, :TOKENS].double() for each in given)
-        ends = (0 if prompts == [""] else TOKENS - 2,) * len(given)
-        return TextVectors(AnchorSet.written([prompts]), vectors, ends, 0)
-
-    return TextTask(
-        forget=read(["a fox"], 0),
-        anchor=read(["a thing"], 1),
-        retain=read(["a cat", "a mill"], 2),
-        empty=read([""], 3),
-        model=text_model(model, Sites.of(model), None),
-    )
 
 
 def require_edited(model: ModelPatcher, patched: ModelPatcher, eraser: Eraser) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -19,35 +16,37 @@ from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes import EraseConcept
 from comfyui_pure.nodes.host.capture import CaptureError
 from comfyui_pure.nodes.host.capture.arrival import arriving_encoded
-from comfyui_pure.nodes.host.capture.run import capture_encoded
-from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
 from comfyui_pure.nodes.host.export import save_lora
-from comfyui_pure.nodes.host.identity import fingerprint, precision, sketches
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
-from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.export.lora import COMFYUI
-from comfyui_pure.pure_core.families import Site
 from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
-from comfyui_pure.pure_core.model_identity import ModelIdentity
-from comfyui_pure.pure_core.trajectory import Trajectory
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from testbed.comfy.erasers import random_eraser
 from testbed.comfy.families import text_encoder
+from testbed.comfy.transformer_measures import (
+    ANCHORS,
+    captured,
+    in_float64,
+    relative,
+    runs,
+    sampled,
+    trajectory,
+    untouched,
+    weights,
+)
 from testbed.comfy.transformers import ALL, KINDS, encoded, loaded_again, no_such, transformer
 
 PROMPTS = 3
 ALIGNMENT = {"Cosmos 1": 1e-4}
 """Kinds whose output depends on where weights lie in memory, in ComfyUI 0.3.75, and by how much."""
-
-ANCHORS = AnchorSet.written([["a"], ["b"], ["c"]])
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
@@ -60,116 +59,6 @@ each_kind, each_variant = each(KINDS), each(ALL)
 
 
 model_of = cache(transformer)
-
-
-def trajectory(name: str, **change: Any) -> Trajectory:
-    size = ALL[name].size
-    one = Trajectory(steps=4, run_steps=1, latents=2, cfg=1.0, width=size, height=size)
-    return one._replace(**change)
-
-
-def captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: Any) -> Activations:
-    """Of one anchor for each prompt; the last is the empty one."""
-    made = ModelIdentity(
-        "x",
-        ALL[name].family,
-        fingerprint(model),
-        precision(model, Sites.of(model)),
-        sketches(model, Sites.of(model)),
-    )
-    *given, empty = prompts
-    anchors = ANCHORS[: len(given)]
-    return capture_encoded(model, given, empty, anchors, trajectory(name, **change), made)
-
-
-def sampled(name: str, model: ModelPatcher) -> Tensor:
-    """A latent after two steps."""
-    prompt, empty = (adapted(model, each) for each in encoded(name, 2))
-    sites = Sites.of(model)
-    geometry = sites.family.latent(sites.net)
-    side = KINDS[name].size // geometry.pixels_per_cell
-    shape = (1, geometry.channels, *((1,) if geometry.frames else ()), side, side)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    sigmas = comfy.samplers.KSampler(
-        model, steps=2, device=model.load_device, sampler="euler", scheduler="simple"
-    ).sigmas
-    latent: Tensor = comfy.sample.sample_custom(
-        model.clone(),
-        noise,
-        4.0,
-        comfy.samplers.sampler_object("euler"),
-        sigmas,
-        stack([prompt]),
-        stack([empty]),
-        torch.zeros_like(noise),
-        disable_pbar=True,
-        seed=0,
-    )
-    return latent
-
-
-def weights(model: ModelPatcher) -> dict[str, Tensor]:
-    return {name: each.clone() for name, each in model.model.diffusion_model.state_dict().items()}
-
-
-def hooks(model: ModelPatcher) -> int:
-    modules = model.model.diffusion_model.modules()
-    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in modules)
-
-
-@contextmanager
-def untouched(model: ModelPatcher) -> Iterator[None]:
-    """Nothing of the model may have changed when the block ends."""
-    before, patches = weights(model), dict(model.patches)
-    yield
-    model.unpatch_model()
-    after = weights(model)
-    assert before.keys() == after.keys() and patches == model.patches and hooks(model) == 0
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected).norm() / expected.double().norm())
-
-
-def runs(site: Site) -> int:
-    """How often its attention is run while it is captured: again, for the text's part alone."""
-    return 2 if site.part == "text" else 1
-
-
-@contextmanager
-def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
-    """Site -> h of every call, (rows, positions, d), recomputed by the same modules in float64."""
-    sites = Sites.of(model)
-    found: dict[str, list[Tensor]] = {site.name: [] for site in sites.sites}
-    handles = []
-
-    def wide(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return type(value)(wide(each) for each in value)
-        floats = isinstance(value, Tensor) and value.is_floating_point()
-        return value.double() if floats else value
-
-    def again(site: Any, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        twin = copy.deepcopy(module)
-        for each in twin.modules():
-            each._forward_hooks.clear(), each._forward_pre_hooks.clear()
-        twin.double()
-        if hasattr(twin, "v_img"):  # of the text's part alone
-            twin.v_img.register_forward_hook(lambda _, inputs, out: torch.zeros_like(out))
-        out = twin.get_submodule(site.out.removeprefix(f"{site.name}."))
-        out.register_forward_pre_hook(lambda _, inputs: found[site.name].append(inputs[0]))
-        twin(*map(wide, args), **{name: wide(each) for name, each in kwargs.items()})
-
-    for site in sites.sites:
-        module = sites.net.get_submodule(site.name)
-        hook = partial(again, site)
-        handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @each_variant

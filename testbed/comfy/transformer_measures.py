@@ -1,0 +1,157 @@
+"""Measuring small transformers: captures, samples, and what they should be, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from comfyui_pure.nodes.host.capture.run import capture_encoded
+from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
+from comfyui_pure.nodes.host.identity import fingerprint, precision, sketches
+from comfyui_pure.nodes.host.sites import Sites
+from comfyui_pure.nodes.host.text import text_model
+from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.families import Site
+from comfyui_pure.pure_core.model_identity import ModelIdentity
+from comfyui_pure.pure_core.text import TextTask, TextVectors
+from comfyui_pure.pure_core.trajectory import Trajectory
+from torch import Tensor
+
+import comfy.sample
+import comfy.samplers
+from comfy.model_patcher import ModelPatcher
+from testbed.comfy.transformers import ALL, TOKENS, encoded
+
+ANCHORS = AnchorSet.written([["a"], ["b"], ["c"]])
+
+
+def trajectory(name: str, **change: Any) -> Trajectory:
+    size = ALL[name].size
+    one = Trajectory(steps=4, run_steps=1, latents=2, cfg=1.0, width=size, height=size)
+    return one._replace(**change)
+
+
+def captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: Any) -> Activations:
+    """Of one anchor for each prompt; the last is the empty one."""
+    made = ModelIdentity(
+        "x",
+        ALL[name].family,
+        fingerprint(model),
+        precision(model, Sites.of(model)),
+        sketches(model, Sites.of(model)),
+    )
+    *given, empty = prompts
+    anchors = ANCHORS[: len(given)]
+    return capture_encoded(model, given, empty, anchors, trajectory(name, **change), made)
+
+
+def sampled(name: str, model: ModelPatcher) -> Tensor:
+    """A latent after two steps."""
+    prompt, empty = (adapted(model, each) for each in encoded(name, 2))
+    sites = Sites.of(model)
+    geometry = sites.family.latent(sites.net)
+    shape = (1, *geometry.cells(ALL[name].size, ALL[name].size))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    sigmas = comfy.samplers.KSampler(
+        model, steps=2, device=model.load_device, sampler="euler", scheduler="simple"
+    ).sigmas
+    latent: Tensor = comfy.sample.sample_custom(
+        model.clone(),
+        noise,
+        4.0,
+        comfy.samplers.sampler_object("euler"),
+        sigmas,
+        stack([prompt]),
+        stack([empty]),
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=0,
+    )
+    return latent
+
+
+def weights(model: ModelPatcher) -> dict[str, Tensor]:
+    return {name: each.clone() for name, each in model.model.diffusion_model.state_dict().items()}
+
+
+def hooks(model: ModelPatcher) -> int:
+    modules = model.model.diffusion_model.modules()
+    return sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in modules)
+
+
+@contextmanager
+def untouched(model: ModelPatcher) -> Iterator[None]:
+    """Nothing of the model may have changed when the block ends."""
+    before, patches = weights(model), dict(model.patches)
+    yield
+    model.unpatch_model()
+    after = weights(model)
+    assert before.keys() == after.keys() and patches == model.patches and hooks(model) == 0
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.double().norm())
+
+
+def runs(site: Site) -> int:
+    """How often its attention is run while it is captured: again, for the text's part alone."""
+    return 2 if site.part == "text" else 1
+
+
+@contextmanager
+def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
+    """Site -> h of every call, (rows, positions, d), recomputed by the same modules in float64."""
+    sites = Sites.of(model)
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites.sites}
+    handles = []
+
+    def wide(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(wide(each) for each in value)
+        floats = isinstance(value, Tensor) and value.is_floating_point()
+        return value.double() if floats else value
+
+    def again(site: Any, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        twin = copy.deepcopy(module)
+        for each in twin.modules():
+            each._forward_hooks.clear(), each._forward_pre_hooks.clear()
+        twin.double()
+        if hasattr(twin, "v_img"):  # of the text's part alone
+            twin.v_img.register_forward_hook(lambda _, inputs, out: torch.zeros_like(out))
+        out = twin.get_submodule(site.out.removeprefix(f"{site.name}."))
+        out.register_forward_pre_hook(lambda _, inputs: found[site.name].append(inputs[0]))
+        twin(*map(wide, args), **{name: wide(each) for name, each in kwargs.items()})
+
+    for site in sites.sites:
+        module = sites.net.get_submodule(site.name)
+        hook = partial(again, site)
+        handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def made_up(name: str, model: ModelPatcher) -> TextTask:
+    """Of made-up encodings: no start token, an end token, one token of padding."""
+
+    def read(prompts: Sequence[str], seed: int) -> TextVectors:
+        given = [adapted(model, each) for each in encoded(name, len(prompts), seed)]
+        vectors = tuple(each.tokens[0, :TOKENS].double() for each in given)
+        ends = (0 if prompts == [""] else TOKENS - 2,) * len(given)
+        return TextVectors(AnchorSet.written([prompts]), vectors, ends, 0)
+
+    return TextTask(
+        forget=read(["a fox"], 0),
+        anchor=read(["a thing"], 1),
+        retain=read(["a cat", "a mill"], 2),
+        empty=read([""], 3),
+        model=text_model(model, Sites.of(model), None),
+    )
