@@ -22,6 +22,9 @@ ADAPTER_TOKENS, ADAPTER_WEIGHTS = "t5xxl_ids", "t5xxl_weights"
 ADAPTER_KEY = "t5xxl"
 """The tokenizer of these tokens, each of which becomes a vector."""
 
+MASK = "attention_mask"
+"""Of the text encoder's tokens, (1, T), which are not those that the adapter makes vectors of."""
+
 EMBEDDING_MARK = "embedding:"
 
 EMBEDDING = re.compile(rf"({EMBEDDING_MARK}[^\s,():]+)(:[\d.]+(?=\)))?")
@@ -38,12 +41,14 @@ class Encoded(NamedTuple):
     """What ComfyUI keeps beside the tokens, 'pooled_output' of shape (1, P) among them."""
 
     @property
-    def shape(self) -> tuple[tuple[int, ...], ...]:
-        """Of tokens and options without the batch. Only prompts of one shape fit into one batch."""
-        tensors = [self.tokens, *(self.options[name] for name in sorted(self.options))]
-        return tuple(
-            tuple(each.shape[1:]) for each in tensors if isinstance(each, Tensor) and each.ndim
-        )
+    def shape(self) -> tuple[str, ...]:
+        """Only prompts that agree in it fit into one batch.
+
+        It says the shapes, without the batch, of tokens and of options that have a row for each
+        prompt, and all other options' values, which there is one of for the whole batch.
+        """
+        named = [("", self.tokens), *sorted(self.options.items())]
+        return tuple(f"{name} {_shape(each)}" for name, each in named)
 
 
 def encode(clip: CLIP, prompt: str) -> Encoded:
@@ -132,18 +137,26 @@ def adapted(model: ModelPatcher, encoded: Encoded) -> Encoded:
         weights = weights[None, :, None].to(device, dtype)
     tokens = encoded.tokens.to(device, dtype)
     vectors = net.preprocess_text_embeds(tokens, ids[None].to(device), t5xxl_weights=weights)
-    rest = {
-        name: each
-        for name, each in encoded.options.items()
-        if name not in (ADAPTER_TOKENS, ADAPTER_WEIGHTS)
-    }
+    gone = (ADAPTER_TOKENS, ADAPTER_WEIGHTS, MASK)
+    rest = {name: each for name, each in encoded.options.items() if name not in gone}
     return Encoded(vectors.to(encoded.tokens), rest)
+
+
+def _has_rows(value: Any) -> bool:
+    """Whether an option is a tensor with a row for each prompt."""
+    return isinstance(value, Tensor) and value.ndim > 1
+
+
+def _shape(value: Any) -> str:
+    if _has_rows(value):
+        return str(tuple(value.shape[1:]))
+    return str(value.tolist()) if isinstance(value, Tensor) else str(value)
 
 
 def stack(prompts: Sequence[Encoded]) -> list[list[Any]]:
     """A conditioning of one entry whose batch rows are the prompts, tokens (B, T, D).
 
-    All prompts need the same token length T.
+    All prompts need the same `shape`.
     """
     options = {name: _join([each.options[name] for each in prompts]) for name in prompts[0].options}
     return [[torch.cat([each.tokens for each in prompts]), options]]
@@ -152,4 +165,4 @@ def stack(prompts: Sequence[Encoded]) -> list[list[Any]]:
 def _join(values: list[Any]) -> Any:
     """Tensors along the batch; anything else is the same for every prompt."""
     first = values[0]
-    return torch.cat(values) if isinstance(first, Tensor) and first.ndim > 1 else first
+    return torch.cat(values) if _has_rows(first) else first

@@ -352,6 +352,36 @@ def t5_encoder() -> comfy.sd.CLIP:
     return clip
 
 
+QWEN = {
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def qwen_encoder(name: str) -> comfy.sd.CLIP:
+    """Kandinsky's or Anima's text encoder with its own tokenizers and few layers.
+
+    Kandinsky's vision tower stays without weights: nothing reads it.
+    """
+    if ALL[name].family == "kandinsky5":
+        from comfy.text_encoders import kandinsky5
+
+        target = ClipTarget(kandinsky5.Kandinsky5TokenizerImage, kandinsky5.te())
+        small = {"qwen25_7b_model_config": {**QWEN, "hidden_size": TEXT}}
+    else:
+        from comfy.text_encoders import anima
+
+        target = ClipTarget(anima.AnimaTokenizer, anima.te())
+        small = {"qwen3_06b_model_config": QWEN}
+    clip = comfy.sd.CLIP(target, model_options={**small, "dtype": torch.float32})
+    for path, part in clip.cond_stage_model.named_modules():
+        if path in ("qwen25_7b.transformer.model", "clip_l", "qwen3_06b.transformer.model"):
+            randomise(part, 0)
+    return clip
+
+
 def loaded_again(name: str, state: dict[str, torch.Tensor]) -> ModelPatcher:
     """The kind with the weights of a file."""
     model = transformer(name, seed=1)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes.host.capture import capture
+from comfyui_pure.nodes.host.conditioning import adapted, encode
 from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
@@ -40,9 +41,10 @@ from testbed.comfy.transformer_measures import (
 from testbed.comfy.transformers import (
     KINDS,
     loaded_again,
+    qwen_encoder,
     t5_encoder,
 )
-from tests.comfy.test_transformers import ALIGNMENT, each_kind, model_of
+from tests.comfy.test_transformers import ALIGNMENT, each, each_kind, model_of
 
 PREFIX = "model.diffusion_model."
 
@@ -159,6 +161,25 @@ def test_words_are_found_among_t5_s_tokens() -> None:
         assert torch.equal(task.forget.last[number], whole[count - 1])
         assert torch.equal(task.forget.end_of(number), whole[count])
     assert torch.equal(task.empty.last[0], task.empty.vectors[0][0])
+
+
+@each(["Kandinsky 5 image", "Anima"])
+def test_words_are_found_behind_a_template_and_an_adapter(name: str) -> None:
+    """Kandinsky's Qwen cuts its template away; Anima's adapter makes a vector of each T5 token."""
+    model, clip = model_of(name), qwen_encoder(name)
+    forget = AnchorSet.written([["a fox", "a photo of a fox"]])
+    task = text_task(model, clip, forget, AnchorSet.written([["a cat"]]), ["an animal"])
+    assert task.forget.start == 0 and task.empty.ends == (0,)
+    key = "t5xxl" if name == "Anima" else "qwen25_7b"
+    for number, prompt in enumerate(forget.prompts):
+        tokens, empty = ([t for t, *_ in clip.tokenize(p)[key][0]] for p in (prompt, ""))
+        words = len(tokens) - len(empty)
+        assert task.forget.ends[number] == words
+        whole = adapted(model, encode(clip, prompt)).tokens[0].double()
+        assert torch.equal(task.forget.words_of(number), whole[:words])
+        assert torch.equal(task.forget.end_of(number), whole[words])
+    eraser = fit_text("uce", task)
+    require_edited(model, patch(model, eraser).model, eraser)
 
 
 @pytest.mark.parametrize("method", sorted(TEXT_METHODS))

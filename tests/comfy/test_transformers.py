@@ -16,6 +16,8 @@ from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes import EraseConcept
 from comfyui_pure.nodes.host.capture import CaptureError
 from comfyui_pure.nodes.host.capture.arrival import arriving_encoded
+from comfyui_pure.nodes.host.capture.batches import batches
+from comfyui_pure.nodes.host.conditioning import Encoded, stack
 from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
@@ -90,6 +92,24 @@ def test_after_an_eraser_by_head_h_is_e_h(name: str) -> None:
             wanted = eraser.layers[site.name](before.rows[site.name])
             assert relative(wanted, before.rows[site.name].double()) > 0.05
             assert relative(after, wanted.double()) <= 1e-5, site.name
+
+
+def test_what_is_one_for_a_batch_is_the_same_for_all_its_prompts() -> None:
+    """Options without a row for each prompt, and masks that are there for some prompts only."""
+    rows, ids = torch.zeros(1, 7, 4), torch.arange(3)
+    options: list[dict[str, Any]] = [
+        {"ids": ids},
+        {"ids": ids.clone()},
+        {"ids": ids + 1},
+        {"ids": ids, "mask": torch.ones(1, 7)},
+        {"ids": ids, "other": torch.ones(1, 7)},
+        {"guidance": 3.5},
+        {"guidance": 6.0},
+    ]
+    prompts = [Encoded(rows, each) for each in options]
+    together = [sorted({row.anchor for row in batch}) for batch in batches(prompts, 2, 64)]
+    assert sorted(together) == [[0, 1], [2], [3], [4], [5], [6]]
+    assert torch.equal(stack(prompts[:2])[0][1]["ids"], ids)
 
 
 @each_kind
