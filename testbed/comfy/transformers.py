@@ -368,12 +368,13 @@ def qwen_encoder(name: str) -> comfy.sd.CLIP:
     if ALL[name].family == "kandinsky5":
         from comfy.text_encoders import kandinsky5
 
-        target = ClipTarget(kandinsky5.Kandinsky5TokenizerImage, kandinsky5.te())
+        model = kandinsky5.te()  # codespell:ignore te
+        target = ClipTarget(kandinsky5.Kandinsky5TokenizerImage, model)
         small = {"qwen25_7b_model_config": {**QWEN, "hidden_size": TEXT}}
     else:
         from comfy.text_encoders import anima
 
-        target = ClipTarget(anima.AnimaTokenizer, anima.te())
+        target = ClipTarget(anima.AnimaTokenizer, anima.te())  # codespell:ignore te
         small = {"qwen3_06b_model_config": QWEN}
     clip = comfy.sd.CLIP(target, model_options={**small, "dtype": torch.float32})
     for path, part in clip.cond_stage_model.named_modules():
