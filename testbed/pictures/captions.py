@@ -31,7 +31,7 @@ FILLERS = (
     "high quality",
     "in the middle",
     "large and clear",
-    "for a children's book",
+    "for children",
     "on its own",
 )
 SENTENCES = (

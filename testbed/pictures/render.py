@@ -66,7 +66,7 @@ class Painter:
         )
         known = icon_set(folder, FOREIGN).names()
         # persons, flags and clocks by the dozen look like one another and like concepts
-        skip = ("man-", "woman-", "person-", "flag-", "skin-tone", "thirty", "oclock", "-face")
+        skip = ("man-", "woman-", "person-", "flag-", "skin-tone", "thirty", "clock", "-face")
         words = {word for icon in used for word in icon.split("-")} - {"face", "of", "red", "light"}
         self._foreign = sorted(
             name

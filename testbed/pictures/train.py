@@ -3,8 +3,8 @@
     PURE_COMFY_PATH=<a ComfyUI folder> python -m testbed.pictures.train --work FOLDER --stage STAGE
 
 Stages, in the order in which they need one another: data; judge, taesd and vae (the two
-autoencoders); text; encode (latents and captions, once for all); unet and wan (the two models);
-export. Each saves its state every few minutes in FOLDER and goes on from there when started again.
+autoencoders); text; unet and wan (the two models); export. Each saves its state every few minutes
+in FOLDER and goes on from there when started again.
 Seeds are fixed; results differ between kinds of hardware only by rounding.
 """
 
@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from testbed.training import Run, autocast, part
 from testbed.world import train as world
 from testbed.world.networks import TEXT_NARROW, TOKENS, TextEncoder, UNet
+from testbed.world.run import Run, autocast, part
 
 from . import vae
 from .captions import Caption, caption
@@ -33,7 +33,7 @@ from .scene import Scene
 from .wan import Wan
 from .words import END, known_tokens, rows
 
-STAGES = ("data", "judge", "taesd", "vae", "text", "encode", "unet", "wan", "export")
+STAGES = ("data", "judge", "taesd", "vae", "text", "unet", "wan", "export")
 STEPS = {"judge": 3000, "taesd": 1800, "vae": 1800, "text": 700, "unet": 4000, "wan": 4000}
 SHORT = 40
 CPU = torch.device("cpu")
@@ -242,6 +242,7 @@ def train_unet(work: Path, data: Data, steps: int) -> Run:
     Steps with little noise weigh less (min-SNR-5, arXiv 2303.09556): what is shown is decided where
     there is much.
     """
+    encode(work, data, "taesd")
     pairs = Pairs(work, data, "taesd")
     norm = Run("text", work, Reader(), 0, 0.0).averaged().text.final_layer_norm
     run = Run("unet", work, UNet(), steps, 1.2e-3)
@@ -274,6 +275,7 @@ def train_wan(work: Path, data: Data, steps: int) -> Run:
     The text's keys and values cost more than the picture's 16 tokens, so each caption serves four
     pictures.
     """
+    encode(work, data, "vae")
     pairs = Pairs(work, data, "vae")
     mean, deviation = latent_scale(pairs.latents)
     pairs.latents = (pairs.latents - mean) / deviation
@@ -342,9 +344,6 @@ def main() -> None:
             train_vae(args.work, Data(args.work), steps)
         case "text":
             train_text(args.work, Data(args.work), steps)
-        case "encode":
-            for name in ("taesd", "vae"):
-                encode(args.work, Data(args.work), name)
         case "unet":
             train_unet(args.work, Data(args.work), steps)
         case "wan":

@@ -11,7 +11,7 @@ from . import captions, vocabulary
 
 __all__ = ["END", "START", "known_tokens", "rows", "tokens"]
 
-GLUE = "a an the with and of in on by , . '".split()
+GLUE = "a an the with and of in on by , . ' s".split()
 
 
 @functools.cache

@@ -25,12 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from testbed.training import Run, autocast, part
-
 from .captions import caption
 from .judge import CLASSES, labels, new_judge
 from .networks import TEXT_NARROW, Decoder, Encoder, TextEncoder, UNet
 from .render import render
+from .run import Run, autocast, part
 from .scene import Scene, random_scene
 from .vocabulary import (
     BACKGROUNDS,
