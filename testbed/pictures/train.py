@@ -3,7 +3,8 @@
     PURE_COMFY_PATH=<a ComfyUI folder> python -m testbed.pictures.train --work FOLDER --stage STAGE
 
 Stages, in the order in which they need one another: data; judge, taesd and vae (the two
-autoencoders); text; unet and wan (the two models); export. Each saves its state every few minutes
+autoencoders); text; unet and wan (the two models); taesd-decoder and vae-decoder (their decoders
+once more); export. Each saves its state every few minutes
 in FOLDER and goes on from there when started again.
 Seeds are fixed; results differ between kinds of hardware only by rounding.
 """
@@ -33,8 +34,12 @@ from .scene import Scene
 from .wan import Wan
 from .words import END, known_tokens, rows
 
-STAGES = ("data", "judge", "taesd", "vae", "text", "unet", "wan", "export")
-STEPS = {"judge": 3000, "taesd": 1800, "vae": 1800, "text": 700, "unet": 4000, "wan": 4000}
+STAGES = (
+    *("data", "judge", "taesd", "vae", "text", "unet", "wan"),
+    *("taesd-decoder", "vae-decoder", "export"),
+)
+STEPS = {"judge": 1500, "taesd": 1200, "vae": 700, "text": 700, "unet": 3000, "wan": 4000}
+STEPS |= {"taesd-decoder": 1000, "vae-decoder": 1000}
 SHORT = 40
 CPU = torch.device("cpu")
 LAST = torch.channels_last
@@ -82,24 +87,26 @@ def train_judge(work: Path, data: Data, steps: int) -> Run:
 # ---------------------------------------------------------------- autoencoders
 
 
-def _autoencoder_run(
-    run: Run, encode: nn.Module, decode: nn.Module, data: Data, *, signed: bool
-) -> Run:
-    """Absolute error at two scales and of edges, with noise on the latents, kept near size one."""
+def _rebuilding_error(drawn: Tensor, pictures: Tensor) -> Tensor:
+    """Absolute error at two scales and of edges, both in [0, 1]."""
+    error = drawn - pictures
+    coarse = F.avg_pool2d(error, 4).abs().mean()
+    across, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
+    return error.abs().mean() + 2 * error.square().mean() + coarse + 0.5 * (across + down)
+
+
+def _autoencoder_run(run: Run, data: Data, *, signed: bool) -> Run:
+    """Trained with noise on the latents, whose size is kept near one."""
 
     def loss_of(rng: np.random.Generator) -> Tensor:
         pictures = data.batch(rng.integers(0, TRAIN_SCENES, 24)).contiguous(memory_format=LAST)
         with autocast(CPU):
-            latents = encode(2 * pictures - 1 if signed else pictures).float()
-            noisy = latents + 0.05 * torch.randn_like(latents)
-            drawn = decode(noisy).float()
-        error = ((drawn + 1) / 2 if signed else drawn) - pictures
+            latents = run.module.encoder(2 * pictures - 1 if signed else pictures).float()
+            drawn = run.module.decoder(latents + 0.05 * torch.randn_like(latents)).float()
         size = (latents.square().mean(dim=(0, 2, 3)) - 1).square().mean()
         centre = latents.mean(dim=(0, 2, 3)).square().mean()
-        coarse = F.avg_pool2d(error, 4).abs().mean()
-        across, down = error.diff(dim=3).abs().mean(), error.diff(dim=2).abs().mean()
-        rebuilt = error.abs().mean() + 2 * error.square().mean() + coarse + 0.5 * (across + down)
-        return rebuilt + 0.02 * (size + centre)
+        error = _rebuilding_error((drawn + 1) / 2 if signed else drawn, pictures)
+        return error + 0.02 * (size + centre)
 
     run.train(loss_of)
     return run
@@ -109,14 +116,42 @@ def train_taesd(work: Path, data: Data, steps: int) -> Run:
     """The autoencoder of the SD 1.5 layout, 4 channels."""
     module = world.Autoencoder().to(memory_format=LAST)
     run = Run("taesd", work, module, steps, 3e-3)
-    return _autoencoder_run(run, module.encoder, module.decoder, data, signed=False)
+    return _autoencoder_run(run, data, signed=False)
 
 
 def train_vae(work: Path, data: Data, steps: int) -> Run:
     """The autoencoder of the Wan layout, 16 channels."""
     module = vae.Autoencoder().to(memory_format=LAST)
     run = Run("vae", work, module, steps, 2e-3)
-    return _autoencoder_run(run, module.encoder, module.decoder, data, signed=True)
+    return _autoencoder_run(run, data, signed=True)
+
+
+def refine_decoder(work: Path, data: Data, name: str, steps: int) -> Run:
+    """Train only the decoder on: the latents stay, and with them what a model has learned."""
+    signed = name == "vae"
+    module = Run(name, work, MODULES[name](), 0, 0.0).averaged().to(memory_format=LAST)
+    decoder = module.decoder.train().requires_grad_(True)
+    run = Run(f"{name}-decoder", work, decoder, steps, 1.5e-3)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
+        pictures = data.batch(rng.integers(0, TRAIN_SCENES, 24)).contiguous(memory_format=LAST)
+        with autocast(CPU):
+            with torch.no_grad():
+                latents = module.encoder(2 * pictures - 1 if signed else pictures).float()
+            drawn = run.module(latents + 0.05 * torch.randn_like(latents)).float()
+        return _rebuilding_error((drawn + 1) / 2 if signed else drawn, pictures)
+
+    run.train(loss_of)
+    return run
+
+
+def trained(work: Path, name: str) -> Run:
+    """The state of a stage, an autoencoder's with its decoder refined if it was."""
+    run = Run(name, work, MODULES[name](), 0, 0.0)
+    if (work / f"{name}-decoder.safetensors").exists():
+        refined = Run(f"{name}-decoder", work, run.module.decoder, 0, 0.0)
+        run.average |= {f"decoder.{key}": value for key, value in refined.average.items()}
+    return run
 
 
 # ---------------------------------------------------------------- text encoder
@@ -245,12 +280,12 @@ def train_unet(work: Path, data: Data, steps: int) -> Run:
     encode(work, data, "taesd")
     pairs = Pairs(work, data, "taesd")
     norm = Run("text", work, Reader(), 0, 0.0).averaged().text.final_layer_norm
-    run = Run("unet", work, UNet(), steps, 1.2e-3)
+    run = Run("unet", work, UNet(), steps, 1e-3)
     alphas = world.alphas_cumprod()
     weights = (5 * (1 - alphas) / alphas).clamp(max=1)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        raw, clean = pairs.draw(rng, 64, 1)
+        raw, clean = pairs.draw(rng, 32, 1)
         noise = torch.randn_like(clean)
         timesteps = torch.randint(0, 1000, (len(clean),))
         signal = alphas[timesteps].view(-1, 1, 1, 1)
@@ -272,7 +307,7 @@ def latent_scale(latents: Tensor) -> tuple[Tensor, Tensor]:
 def train_wan(work: Path, data: Data, steps: int) -> Run:
     """Rectified flow: from the picture towards the noise, at times drawn around the middle.
 
-    The text's keys and values cost more than the picture's 16 tokens, so each caption serves four
+    The text's keys and values cost more than the picture's 16 tokens, so each caption serves three
     pictures.
     """
     encode(work, data, "vae")
@@ -282,7 +317,7 @@ def train_wan(work: Path, data: Data, steps: int) -> Run:
     run = Run("wan", work, Wan(), steps, 1e-3)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        raw, clean = pairs.draw(rng, 32, 4)
+        raw, clean = pairs.draw(rng, 24, 3)
         noise = torch.randn_like(clean)
         time = torch.sigmoid(torch.randn(len(clean)) + 0.3)
         time = torch.where(torch.rand(len(clean)) < 0.2, torch.rand(len(clean)), time)
@@ -298,10 +333,10 @@ def train_wan(work: Path, data: Data, steps: int) -> Run:
 def export(work: Path, folder: Path) -> None:
     """Write the compact float16 weights of everything that there is."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, new in MODULES.items():
+    for name in MODULES:
         if not (work / f"{name}.safetensors").exists():
             continue
-        run = Run(name, work, new(), 0, 0.0)
+        run = trained(work, name)
         tensors = {k: v.half().contiguous() for k, v in run.average.items()}
         if name == "text":
             tensors = part(tensors, "text.") | {"tokens": torch.tensor(known_tokens())}
@@ -348,6 +383,8 @@ def main() -> None:
             train_unet(args.work, Data(args.work), steps)
         case "wan":
             train_wan(args.work, Data(args.work), steps)
+        case "taesd-decoder" | "vae-decoder":
+            refine_decoder(args.work, Data(args.work), args.stage.split("-")[0], steps)
         case "export":
             export(args.work, args.out)
 
