@@ -4,9 +4,8 @@
 
 Stages, in the order in which they need one another: data; judge, taesd and vae (the two
 autoencoders); text; unet and wan (the two models); taesd-decoder and vae-decoder (their decoders
-once more); export. Each saves its state every few minutes
-in FOLDER and goes on from there when started again.
-Seeds are fixed; results differ between kinds of hardware only by rounding.
+once more); export. Each saves its state every few minutes in FOLDER and goes on from there when
+started again. Seeds are fixed; results differ between kinds of hardware only by rounding.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ STAGES = (
     *("data", "judge", "taesd", "vae", "text", "unet", "wan"),
     *("taesd-decoder", "vae-decoder", "export"),
 )
-STEPS = {"judge": 1500, "taesd": 1200, "vae": 700, "text": 700, "unet": 3000, "wan": 4000}
-STEPS |= {"taesd-decoder": 1000, "vae-decoder": 1000}
+STEPS = {"judge": 2000, "taesd": 6000, "vae": 1200, "text": 700, "unet": 8000, "wan": 8000}
+STEPS |= {"taesd-decoder": 1000, "vae-decoder": 2000}
 SHORT = 40
 CPU = torch.device("cpu")
 LAST = torch.channels_last

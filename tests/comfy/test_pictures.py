@@ -14,6 +14,11 @@ from testbed.pictures.measure import model_rates
 from testbed.world import narrow as world
 from testbed.world.expand import TEXT
 
+pytestmark = pytest.mark.skipif(
+    not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),
+    reason="testbed/pictures/weights/ holds no trained models yet: see its README",
+)
+
 TEXTS = [
     "a fox on a meadow in the style of Noto",
     "a robot at night",

@@ -4,11 +4,13 @@ the shipped weights draw and the judge reads them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from testbed.pictures import narrow, vae
@@ -30,6 +32,12 @@ from testbed.pictures.scene import random_scene
 from testbed.pictures.vocabulary import CONCEPTS, HANDS, of_kind
 from testbed.pictures.wan import Wan, rotate, rotations
 from testbed.pictures.words import known_tokens, rows, tokens
+from testbed.world.run import Run
+
+needs_models = pytest.mark.skipif(
+    not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),
+    reason="testbed/pictures/weights/ holds no trained models yet: see its README",
+)
 
 ALL = [(kind, concept) for kind in KINDS for concept in of_kind(kind)]
 
@@ -94,7 +102,11 @@ def test_every_word_is_known() -> None:
     texts = [caption(random_scene(rng), rng).text for _ in range(400)]
     assert rows(texts, known_tokens()).shape == (400, 77)
     assert all(set(tokens(name_of(*each))) <= set(known_tokens()) for each in ALL)
-    assert tuple(narrow.load_wan().tokens) == known_tokens()
+
+
+@needs_models
+def test_the_weights_know_the_words() -> None:
+    assert narrow.load_wan().tokens == narrow.load_unet().tokens == known_tokens()
 
 
 def test_captions_say_what_they_claim() -> None:
@@ -142,6 +154,7 @@ def test_a_frame_meets_only_the_last_tap() -> None:
     assert torch.allclose(out[:, :, 0], F.conv2d(x, *stem, padding=1), atol=1e-4)
 
 
+@needs_models
 @pytest.mark.parametrize("name", narrow.MODELS)
 def test_the_judge_reads_what_the_models_draw(name: str) -> None:
     prompts = everything_prompts(24, by_name=True, seed=7)
@@ -155,6 +168,7 @@ def test_the_judge_reads_what_the_models_draw(name: str) -> None:
     assert sum(hits) >= 0.75 * len(hits)
 
 
+@needs_models
 def test_the_judge_may_see_nothing() -> None:
     assert CLASSES["concept"][-1] == CLASSES["style"][-1] == "other"
     plain = torch.full((1, 3, 64, 64), 0.98)
@@ -162,6 +176,7 @@ def test_the_judge_may_see_nothing() -> None:
     assert (reading.concept, reading.style, reading.background) == ("other", "other", "white")
 
 
+@needs_models
 def test_recording_collects_every_layer_and_step() -> None:
     model = narrow.load_wan()
     noise = torch.randn(2, 16, 8, 8)
@@ -171,3 +186,30 @@ def test_recording_collects_every_layer_and_step() -> None:
     for layer, means in found.means.items():
         assert [m.shape for m in means] == [(4, 256)] * 3
         assert torch.allclose(found.cells[layer][0].mean(1), means[0], atol=1e-5)
+
+
+def test_a_run_taken_up_again_ends_as_one_that_never_stopped(tmp_path: Path) -> None:
+    def run_in(folder: Path, stop: int | None) -> Run:
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(1)
+        run = Run("small", folder, nn.Linear(3, 2), 8, 0.05)
+
+        def loss_of(rng: np.random.Generator) -> Tensor:
+            if run.step == stop:
+                raise KeyboardInterrupt
+            given = torch.from_numpy(rng.standard_normal((4, 3))).float()
+            return (run.module(given) - torch.randn(4, 2)).square().mean()
+
+        run.train(loss_of)
+        return run
+
+    whole = run_in(tmp_path / "whole", None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("testbed.world.run.SAVE_SECONDS", 0)
+        with pytest.raises(KeyboardInterrupt):
+            run_in(tmp_path / "parts", 5)
+    again = run_in(tmp_path / "parts", None)
+    assert again.step == 8
+    for key, value in whole.average.items():
+        assert torch.equal(again.average[key], value)
+        assert torch.equal(again.module.state_dict()[key], whole.module.state_dict()[key])
