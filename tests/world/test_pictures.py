@@ -29,7 +29,7 @@ from testbed.pictures.prompts import (
     unrelated_prompts,
 )
 from testbed.pictures.scene import random_scene
-from testbed.pictures.vocabulary import CONCEPTS, HANDS, of_kind
+from testbed.pictures.vocabulary import BACKGROUNDS, CONCEPTS, HANDS, of_kind
 from testbed.pictures.wan import Wan, rotate, rotations
 from testbed.pictures.words import known_tokens, rows, tokens
 from testbed.world.run import Run
@@ -109,14 +109,21 @@ def test_the_weights_know_the_words() -> None:
     assert narrow.load_wan().tokens == narrow.load_unet().tokens == known_tokens()
 
 
-def test_captions_say_what_they_claim() -> None:
+@pytest.mark.parametrize(
+    "fields", [(), ("concept",), ("style", "background"), ("concept", "style")]
+)
+def test_captions_say_what_they_claim(fields: tuple[str, ...]) -> None:
     rng = Random(6)
-    for _ in range(400):
+    for _ in range(100):
         scene = random_scene(rng)
-        said = caption(scene, rng, by_name=True)
-        own = CONCEPTS[scene.concept].names
-        found = any(padded(name) in padded(said.text) for name in own)
-        assert found == ("concept" in said.says), said
+        text = caption(scene, rng, True, frozenset(fields)).text
+        places = BACKGROUNDS[scene.background]
+        said = {
+            "concept": any(padded(n) in padded(text) for n in CONCEPTS[scene.concept].names),
+            "style": any(padded(n) in padded(text) for n in HANDS[scene.style].names),
+            "background": any(place in text for place in places),
+        }
+        assert {field for field, found in said.items() if found} == set(fields), text
 
 
 def test_a_rotation_keeps_lengths_and_depends_on_distance() -> None:
