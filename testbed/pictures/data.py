@@ -54,7 +54,7 @@ class Data:
         self.pictures = np.load(work / "pictures.npy", mmap_mode="r")
         self.scenes = [Scene(**s) for s in json.loads((work / "scenes.json").read_text())]
 
-    def batch(self, index: np.ndarray) -> Tensor:
+    def batch(self, index: np.ndarray, device: torch.device) -> Tensor:
         """Pictures (b, 3, 64, 64) in [0, 1]."""
-        pictures = torch.from_numpy(self.pictures[index])
+        pictures = torch.from_numpy(self.pictures[index]).to(device)
         return pictures.permute(0, 3, 1, 2).float().div_(255)

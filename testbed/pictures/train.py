@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ STAGES = (
 STEPS = {"judge": 2000, "taesd": 6000, "vae": 1200, "text": 700, "unet": 8000, "wan": 8000}
 STEPS |= {"taesd-decoder": 1000, "vae-decoder": 2000}
 SHORT = 40
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAST = torch.channels_last
 
 
@@ -59,22 +60,26 @@ def disturb(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     dy, dx = (int(v) for v in rng.integers(-3, 4, 2))
     padded = F.pad(pictures, (3, 3, 3, 3), mode="replicate")
     pictures = padded[:, :, 3 + dy : 67 + dy, 3 + dx : 67 + dx]
-    gain = 1 + 0.12 * (torch.rand(len(pictures), 3, 1, 1) - 0.5)
-    offset = 0.08 * (torch.rand(len(pictures), 3, 1, 1) - 0.5)
+    size, device = (len(pictures), 3, 1, 1), pictures.device
+    gain = 1 + 0.12 * (torch.rand(size, device=device) - 0.5)
+    offset = 0.08 * (torch.rand(size, device=device) - 0.5)
     return pictures * gain + offset + 0.06 * float(rng.random()) * torch.randn_like(pictures)
 
 
 def train_judge(work: Path, data: Data, steps: int) -> Run:
     """A sixth of a batch is strange, so that the judge need not see a concept or a known hand."""
-    run = Run("judge", work, new_judge(), steps, 2e-3)
-    targets = {name: torch.tensor([labels(s)[name] for s in data.scenes]) for name in CLASSES}
+    run = Run("judge", work, new_judge().to(DEVICE), steps, 2e-3)
+    targets = {
+        name: torch.tensor([labels(s)[name] for s in data.scenes], device=DEVICE)
+        for name in CLASSES
+    }
     first_strange = TRAIN_SCENES + TEST_SCENES
 
     def loss_of(rng: np.random.Generator) -> Tensor:
         plain = rng.integers(0, TRAIN_SCENES, 104)
         strange = first_strange + rng.integers(0, STRANGE_SCENES - 500, 24)
         index = np.concatenate([plain, strange])
-        logits = run.module(disturb(data.batch(index), rng))
+        logits = run.module(disturb(data.batch(index, DEVICE), rng))
         losses = [F.cross_entropy(logits[name], targets[name][index]) for name in CLASSES]
         return torch.stack(losses).sum()
 
@@ -98,8 +103,9 @@ def _autoencoder_run(run: Run, data: Data, *, signed: bool) -> Run:
     """Trained with noise on the latents, whose size is kept near one."""
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        pictures = data.batch(rng.integers(0, TRAIN_SCENES, 24)).contiguous(memory_format=LAST)
-        with autocast(CPU):
+        pictures = data.batch(rng.integers(0, TRAIN_SCENES, 24), DEVICE)
+        pictures = pictures.contiguous(memory_format=LAST)
+        with autocast(DEVICE):
             latents = run.module.encoder(2 * pictures - 1 if signed else pictures).float()
             drawn = run.module.decoder(latents + 0.05 * torch.randn_like(latents)).float()
         size = (latents.square().mean(dim=(0, 2, 3)) - 1).square().mean()
@@ -113,14 +119,14 @@ def _autoencoder_run(run: Run, data: Data, *, signed: bool) -> Run:
 
 def train_taesd(work: Path, data: Data, steps: int) -> Run:
     """The autoencoder of the SD 1.5 layout, 4 channels."""
-    module = world.Autoencoder().to(memory_format=LAST)
+    module = world.Autoencoder().to(DEVICE, memory_format=LAST)
     run = Run("taesd", work, module, steps, 3e-3)
     return _autoencoder_run(run, data, signed=False)
 
 
 def train_vae(work: Path, data: Data, steps: int) -> Run:
     """The autoencoder of the Wan layout, 16 channels."""
-    module = vae.Autoencoder().to(memory_format=LAST)
+    module = vae.Autoencoder().to(DEVICE, memory_format=LAST)
     run = Run("vae", work, module, steps, 2e-3)
     return _autoencoder_run(run, data, signed=True)
 
@@ -128,13 +134,14 @@ def train_vae(work: Path, data: Data, steps: int) -> Run:
 def refine_decoder(work: Path, data: Data, name: str, steps: int) -> Run:
     """Train only the decoder on: the latents stay, and with them what a model has learned."""
     signed = name == "vae"
-    module = Run(name, work, MODULES[name](), 0, 0.0).averaged().to(memory_format=LAST)
+    module = finished(work, name).to(memory_format=LAST)
     decoder = module.decoder.train().requires_grad_(True)
     run = Run(f"{name}-decoder", work, decoder, steps, 1.5e-3)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        pictures = data.batch(rng.integers(0, TRAIN_SCENES, 24)).contiguous(memory_format=LAST)
-        with autocast(CPU):
+        pictures = data.batch(rng.integers(0, TRAIN_SCENES, 24), DEVICE)
+        pictures = pictures.contiguous(memory_format=LAST)
+        with autocast(DEVICE):
             with torch.no_grad():
                 latents = module.encoder(2 * pictures - 1 if signed else pictures).float()
             drawn = run.module(latents + 0.05 * torch.randn_like(latents)).float()
@@ -142,6 +149,11 @@ def refine_decoder(work: Path, data: Data, name: str, steps: int) -> Run:
 
     run.train(loss_of)
     return run
+
+
+def finished(work: Path, name: str) -> Any:
+    """The module of a stage with the running average of its weights, for use."""
+    return Run(name, work, MODULES[name]().to(DEVICE), 0, 0.0).averaged()
 
 
 def trained(work: Path, name: str) -> Run:
@@ -184,7 +196,7 @@ def train_text(work: Path, data: Data, steps: int) -> Run:
     Every end token after a caption has to tell each field of its scene. No word hears a later one,
     so most steps read only the first `SHORT` words, which is all that captions need.
     """
-    run = Run("text", work, Reader(), steps, 2e-3)
+    run = Run("text", work, Reader().to(DEVICE), steps, 2e-3)
     end = known_tokens().index(END)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
@@ -193,14 +205,16 @@ def train_text(work: Path, data: Data, steps: int) -> Run:
         words_rng = Random(int(rng.integers(2**31)))
         said = [caption(data.scenes[i], words_rng) for i in index]
         words = rows([c.text for c in said], known_tokens())[:, :length]
-        with autocast(CPU):
-            out = run.module.text(words).float()
+        with autocast(DEVICE):
+            out = run.module.text(words.to(DEVICE)).float()
         places = torch.multinomial((words == end).float(), 2)
-        picked = out[torch.arange(len(words))[:, None], places].flatten(0, 1)
-        loss = torch.zeros(())
+        picked = out[torch.arange(len(words))[:, None], places.to(DEVICE)].flatten(0, 1)
+        loss = torch.zeros((), device=DEVICE)
         for field, head in run.module.heads.items():
             meant = [meaning(data.scenes[i], c, field) for i, c in zip(index, said, strict=True)]
-            loss = loss + F.cross_entropy(head(picked), torch.tensor(meant).repeat_interleave(2))
+            loss = loss + F.cross_entropy(
+                head(picked), torch.tensor(meant, device=DEVICE).repeat_interleave(2)
+            )
         return loss
 
     run.train(loss_of)
@@ -219,20 +233,19 @@ def encode(work: Path, data: Data, name: str) -> None:
     """
     latents = work / f"latents-{name}.safetensors"
     if not latents.exists():
-        module = {"taesd": world.Autoencoder, "vae": vae.Autoencoder}[name]()
-        module = Run(name, work, module, 0, 0.0).averaged().to(memory_format=LAST)
+        module = finished(work, name).to(memory_format=LAST)
         parts = []
         for start in range(0, TRAIN_SCENES, 100):
-            pictures = data.batch(np.arange(start, start + 100))
+            pictures = data.batch(np.arange(start, start + 100), DEVICE)
             pictures = (2 * pictures - 1) if name == "vae" else pictures
-            with autocast(CPU):
+            with autocast(DEVICE):
                 found = module.encoder(pictures.contiguous(memory_format=LAST)).float()
-            parts.append(found.contiguous())
+            parts.append(found.contiguous().cpu())
         save_file({"latents": torch.cat(parts)}, latents)
     captions = work / "captions.npy"
     if captions.exists():
         return
-    text = Run("text", work, Reader(), 0, 0.0).averaged().text
+    text = finished(work, "text").text
     rng = Random("captions")
     texts = [caption(scene, rng).text for scene in data.scenes[:TRAIN_SCENES]] + [""]
     partial = work / "captions.partial.npy"
@@ -241,8 +254,9 @@ def encode(work: Path, data: Data, name: str) -> None:
     )
     for start in range(0, len(texts), 100):
         part = texts[start : start + 100]
-        with autocast(CPU):
-            kept[start : start + 100] = text.raw(rows(part, known_tokens())).half().numpy()
+        with autocast(DEVICE):
+            found = text.raw(rows(part, known_tokens()).to(DEVICE))
+        kept[start : start + 100] = found.half().cpu().numpy()
     kept.flush()
     partial.replace(captions)
 
@@ -263,8 +277,8 @@ class Pairs:
         index = rng.integers(0, TRAIN_SCENES, texts)
         pictures = np.concatenate([rng.choice(self.alike[i], copies) for i in index])
         index[rng.random(texts) < 0.1] = TRAIN_SCENES
-        captions = torch.from_numpy(self.captions[index]).float()
-        return captions, self.latents[pictures]
+        captions = torch.from_numpy(self.captions[index]).to(DEVICE).float()
+        return captions, self.latents[pictures].to(DEVICE)
 
 
 # ---------------------------------------------------------------- diffusion
@@ -278,18 +292,18 @@ def train_unet(work: Path, data: Data, steps: int) -> Run:
     """
     encode(work, data, "taesd")
     pairs = Pairs(work, data, "taesd")
-    norm = Run("text", work, Reader(), 0, 0.0).averaged().text.final_layer_norm
-    run = Run("unet", work, UNet(), steps, 1e-3)
-    alphas = world.alphas_cumprod()
+    norm = finished(work, "text").text.final_layer_norm
+    run = Run("unet", work, UNet().to(DEVICE), steps, 1e-3)
+    alphas = world.alphas_cumprod().to(DEVICE)
     weights = (5 * (1 - alphas) / alphas).clamp(max=1)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
         raw, clean = pairs.draw(rng, 32, 1)
         noise = torch.randn_like(clean)
-        timesteps = torch.randint(0, 1000, (len(clean),))
+        timesteps = torch.randint(0, 1000, (len(clean),), device=DEVICE)
         signal = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        with autocast(CPU):
+        with autocast(DEVICE):
             predicted = run.module(noisy, timesteps, norm(raw))
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
         return (weights[timesteps] * error).mean()
@@ -313,15 +327,16 @@ def train_wan(work: Path, data: Data, steps: int) -> Run:
     pairs = Pairs(work, data, "vae")
     mean, deviation = latent_scale(pairs.latents)
     pairs.latents = (pairs.latents - mean) / deviation
-    run = Run("wan", work, Wan(), steps, 1e-3)
+    run = Run("wan", work, Wan().to(DEVICE), steps, 1e-3)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
         raw, clean = pairs.draw(rng, 24, 3)
         noise = torch.randn_like(clean)
-        time = torch.sigmoid(torch.randn(len(clean)) + 0.3)
-        time = torch.where(torch.rand(len(clean)) < 0.2, torch.rand(len(clean)), time)
+        time = torch.sigmoid(torch.randn(len(clean), device=DEVICE) + 0.3)
+        uniform, chance = torch.rand(2, len(clean), device=DEVICE)
+        time = torch.where(chance < 0.2, uniform, time)
         level = time.view(-1, 1, 1, 1)
-        with autocast(CPU):
+        with autocast(DEVICE):
             flow = run.module(torch.lerp(clean, noise, level), 1000 * time, raw)
         return (flow.float() - (noise - clean)).square().mean()
 

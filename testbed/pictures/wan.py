@@ -27,7 +27,7 @@ EPS = 1e-6
 def sinusoids(t: Tensor) -> Tensor:
     """The 256 cosines and sines of a time (b,) in 0 to 1000."""
     half = FREQUENCIES // 2
-    angles = t.float()[:, None] * 10000 ** (-torch.arange(half).float() / half)
+    angles = t.float()[:, None] * 10000 ** (-torch.arange(half, device=t.device) / half)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -151,7 +151,8 @@ class Wan(nn.Module):
         """With fewer texts than pictures, each text serves that many pictures in a row."""
         copies = len(x) // len(context)
         side = x.shape[-1] // PATCH
-        turns = rotations(side)
+        cos, sin = rotations(side)
+        turns = cos.to(x.device), sin.to(x.device)
         # a Conv3d's weight is flattened channel first, the head's output channel last
         x = rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=PATCH, q=PATCH)
         x = self.patch_embedding(x).float()
