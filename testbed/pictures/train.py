@@ -2,7 +2,8 @@
 
     PURE_COMFY_PATH=<a ComfyUI folder> python -m testbed.pictures.train --work FOLDER --stage STAGE
 
-Stages, in the order in which they need one another: data; judge, taesd and vae (the two
+Stages, in the order in which they need one another: begin (from the compact weights that there are,
+if training is to go on where somebody else's ended); data; judge, taesd and vae (the two
 autoencoders); text; unet and wan (the two models); taesd-decoder and vae-decoder (their decoders
 once more); export. Each saves its state every few minutes in FOLDER and goes on from there when
 started again. Seeds are fixed; results differ between kinds of hardware only by rounding.
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +37,7 @@ from .wan import Wan
 from .words import END, known_tokens, rows
 
 STAGES = (
-    *("data", "judge", "taesd", "vae", "text", "unet", "wan"),
+    *("begin", "data", "judge", "taesd", "vae", "text", "unet", "wan"),
     *("taesd-decoder", "vae-decoder", "export"),
 )
 STEPS = {"judge": 2000, "taesd": 6000, "vae": 1200, "text": 700, "unet": 8000, "wan": 8000}
@@ -361,6 +363,31 @@ def export(work: Path, folder: Path) -> None:
         save_file(tensors, folder / f"{name}.safetensors", metadata={"steps": str(run.step)})
 
 
+def begin(work: Path, folder: Path) -> None:
+    """Make the state of every stage whose compact weights there are, to go on from.
+
+    What a weight's optimiser had gathered is not in them, and of the text encoder's stage not its
+    heads, which nothing needs after it.
+    """
+    for name, new in MODULES.items():
+        source, target = (each / f"{name}.safetensors" for each in (folder, work))
+        if target.exists() or not source.exists():
+            continue
+        with safe_open(source, "pt") as file:
+            step = int(file.metadata()["steps"])
+        tensors = {key: each.float() for key, each in load_file(source).items()}
+        if name == "text":
+            tensors = {f"text.{key}": each for key, each in tensors.items()}
+        module = new()
+        known = module.state_dict()
+        module.load_state_dict({k: v for k, v in tensors.items() if k in known}, strict=False)
+        state = module.state_dict()
+        saved = {
+            f"{kind}.{k}": v.clone() for kind in ("module", "average") for k, v in state.items()
+        }
+        save_file({**saved, "step": torch.tensor(step)}, target)
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "judge": new_judge,
     "taesd": world.Autoencoder,
@@ -383,6 +410,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     steps = args.steps or STEPS.get(args.stage, 0)
     match args.stage:
+        case "begin":
+            begin(args.work, args.out)
         case "data":
             make_data(args.work, args.icons or args.work / "icons")
         case "judge":

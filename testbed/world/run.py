@@ -42,6 +42,8 @@ class Run:
             for key, value in part(saved, "average.").items()
         }
         for i, parameter in enumerate(self._parameters()):
+            if f"first.{i}" not in saved:  # begun from weights alone
+                continue
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(self.step)),
                 "exp_avg": saved[f"first.{i}"].to(parameter.device),
