@@ -134,10 +134,9 @@ class Recorded(NamedTuple):
 
 
 @contextmanager
-def recording(model: NarrowModel, cells: int = 1) -> Iterator[Recorded]:
-    """Collect activations for as long as the block runs."""
-    layers = model.cross_attention()
-    found = Recorded({name: [] for name in layers}, {name: [] for name in layers})
+def recording_inputs(projections: dict[str, nn.Module], cells: int = 1) -> Iterator[Recorded]:
+    """Collect what these layers are given, (b, side^2, d) in each call, while the block runs."""
+    found = Recorded({name: [] for name in projections}, {name: [] for name in projections})
 
     def keep(name: str, h: Tensor) -> None:
         side = math.isqrt(h.shape[1])
@@ -147,11 +146,19 @@ def recording(model: NarrowModel, cells: int = 1) -> Iterator[Recorded]:
         found.means[name].append(h.mean(1))
 
     hooks = [
-        layer.to_out.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
-        for name, layer in layers.items()
+        layer.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+        for name, layer in projections.items()
     ]
     try:
         yield found
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def recording(model: NarrowModel, cells: int = 1) -> Iterator[Recorded]:
+    """Collect activations for as long as the block runs."""
+    outputs = {name: layer.to_out for name, layer in model.cross_attention().items()}
+    with recording_inputs(outputs, cells) as found:
+        yield found

@@ -96,7 +96,8 @@ class TextLayer(nn.Module):
             rearrange(proj(y), "b t (h d) -> b h t d", h=TEXT_HEADS)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = _attention(q, k, v, 1 / math.sqrt(TEXT_NARROW // TEXT_HEADS), self.mask)
+        mask = self.mask[: x.shape[1], : x.shape[1]]
+        y = _attention(q, k, v, 1 / math.sqrt(TEXT_NARROW // TEXT_HEADS), mask)
         x = x + self.out_proj(rearrange(y, "b h t d -> b t (h d)"))
         y = self.fc1(self.layer_norm2(x))
         return x + self.fc2(y * torch.sigmoid(1.702 * y))
@@ -114,12 +115,19 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(TextLayer() for _ in range(TEXT_LAYERS))
         self.final_layer_norm = PaddedLayerNorm(TEXT_NARROW, TEXT_WIDE)
 
-    def forward(self, words: Tensor) -> Tensor:
-        """Word numbers (b, 77) to text embeddings (b, 77, 192)."""
-        x = self.token_embedding(words) + self.position_embedding.weight
+    def raw(self, words: Tensor) -> Tensor:
+        """What the last layer says, before the final norm: (b, t, 192) of the first t <= 77 words.
+
+        No word hears a later one, so the first words of a text may be read alone.
+        """
+        x = self.token_embedding(words) + self.position_embedding.weight[: words.shape[1]]
         for layer in self.layers:
             x = layer(x)
-        return self.final_layer_norm(x)
+        return x
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Word numbers (b, 77) to text embeddings (b, 77, 192)."""
+        return self.final_layer_norm(self.raw(words))
 
 
 class ResBlock(nn.Module):

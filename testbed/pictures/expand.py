@@ -1,0 +1,217 @@
+"""Writes the two models as files that stock ComfyUI loads.
+
+    python -m testbed.pictures.expand FOLDER
+
+The SD 1.5 layout is one checkpoint (CheckpointLoaderSimple). The Wan 2.1 layout is three files:
+diffusion model (UNETLoader), text encoder (CLIPLoader, type sd3) and autoencoder (VAELoader). The
+text encoder is the same in both.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from testbed.world.expand import autoencoder_tensors, text_tensors, unet_tensors
+from testbed.world.networks import TEXT_NARROW
+
+from .vae import LATENT, WIDTHS
+from .wan import DIM, LAYERS, PATCH
+
+WEIGHTS = Path(__file__).parent / "weights"
+TEXT_WIDE = 4096
+"""Columns of the Wan layout's text entry."""
+
+LATENT_MEAN = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+LATENT_DEVIATION = (
+    *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
+    *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
+"""By which ComfyUI scales what goes to the Wan autoencoder's decoder, channel by channel."""
+
+FILES = {
+    "checkpoint": "checkpoints/pictures-unet.safetensors",
+    "diffusion model": "diffusion_models/pictures-wan.safetensors",
+    "text encoder": "text_encoders/pictures-clip-l.safetensors",
+    "autoencoder": "vae/pictures-wan-vae.safetensors",
+}
+
+
+def _last_tap(weight: Tensor) -> Tensor:
+    """A two-dimensional kernel as the last tap in time of a causal one of three."""
+    if weight.shape[-1] == 1:
+        return weight[:, :, None]
+    wide = torch.zeros(*weight.shape[:2], 3, *weight.shape[2:], dtype=weight.dtype)
+    wide[:, :, -1] = weight
+    return wide
+
+
+class _VaeWriter:
+    """Collects the autoencoder's tensors under the layout's names."""
+
+    def __init__(self, narrow: dict[str, Tensor]) -> None:
+        self.narrow = narrow
+        self.out: dict[str, Tensor] = {}
+
+    def causal(self, source: str, target: str) -> None:
+        self.out[f"{target}.weight"] = _last_tap(self.narrow[f"{source}.weight"])
+        self.out[f"{target}.bias"] = self.narrow[f"{source}.bias"]
+
+    def plain(self, source: str, target: str) -> None:
+        for part in ("weight", "bias"):
+            self.out[f"{target}.{part}"] = self.narrow[f"{source}.{part}"]
+
+    def norm(self, source: str, target: str) -> None:
+        self.out[f"{target}.gamma"] = self.narrow[f"{source}.gamma"].view(-1, 1, 1, 1)
+
+    def residual(self, source: str, target: str, channels: int) -> None:
+        """A block, or one that does nothing where the narrow network has none."""
+        if f"{source}.conv1.weight" not in self.narrow:
+            for n in (0, 3):
+                self.out[f"{target}.residual.{n}.gamma"] = torch.ones(channels, 1, 1, 1)
+            for n in (2, 6):
+                shape = (channels, channels, 3, 3, 3)
+                self.out[f"{target}.residual.{n}.weight"] = torch.zeros(shape)
+                self.out[f"{target}.residual.{n}.bias"] = torch.zeros(channels)
+            return
+        self.norm(f"{source}.norm1", f"{target}.residual.0")
+        self.causal(f"{source}.conv1", f"{target}.residual.2")
+        self.norm(f"{source}.norm2", f"{target}.residual.3")
+        self.causal(f"{source}.conv2", f"{target}.residual.6")
+        if f"{source}.shortcut.weight" in self.narrow:
+            self.causal(f"{source}.shortcut", f"{target}.shortcut")
+
+    def middle(self, side: str) -> None:
+        """Two blocks and, between them, an attention that does nothing."""
+        channels = WIDTHS[-1]
+        for n, block in ((0, 0), (1, 2)):
+            self.residual(f"{side}.middle.{n}", f"{side}.middle.{block}", channels)
+        attention = f"{side}.middle.1"
+        self.out[f"{attention}.norm.gamma"] = torch.ones(channels, 1, 1)
+        for name, out in (("to_qkv", 3 * channels), ("proj", channels)):
+            self.out[f"{attention}.{name}.weight"] = torch.zeros(out, channels, 1, 1)
+            self.out[f"{attention}.{name}.bias"] = torch.zeros(out)
+
+    def still(self, target: str, out: int, into: int) -> None:
+        """A convolution in time, which a single frame never reaches."""
+        self.out[f"{target}.time_conv.weight"] = torch.zeros(out, into, 3, 1, 1)
+        self.out[f"{target}.time_conv.bias"] = torch.zeros(out)
+
+
+def vae_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The Wan autoencoder; its two 1 x 1 convolutions undo ComfyUI's scaling of latents."""
+    w = _VaeWriter(narrow)
+    for side in ("encoder", "decoder"):
+        w.causal(f"{side}.stem", f"{side}.conv1")
+        w.middle(side)
+        w.norm(f"{side}.norm", f"{side}.head.0")
+    w.causal("decoder.head", "decoder.head.2")
+    w.causal("encoder.head", "encoder.head.2")
+    # the layout's encoder gives mean and log variance, of which only the mean is ever read
+    for part in ("weight", "bias"):
+        key = f"encoder.head.2.{part}"
+        w.out[key] = torch.cat([w.out[key], torch.zeros_like(w.out[key])])
+    for i, channels in enumerate(WIDTHS):
+        for n in range(2):
+            w.residual(f"encoder.levels.{i}.{n}", f"encoder.downsamples.{3 * i + n}", channels)
+        if i < len(WIDTHS) - 1:
+            target = f"encoder.downsamples.{3 * i + 2}"
+            w.plain(f"encoder.downs.{i}", f"{target}.resample.1")
+            if i > 0:
+                w.still(target, channels, channels)
+    for i, channels in enumerate(reversed(WIDTHS)):
+        for n in range(3):
+            w.residual(f"decoder.levels.{i}.{n}", f"decoder.upsamples.{4 * i + n}", channels)
+        if i < len(WIDTHS) - 1:
+            target = f"decoder.upsamples.{4 * i + 3}"
+            w.plain(f"decoder.ups.{i}", f"{target}.resample.1")
+            if i < 2:
+                w.still(target, 2 * channels, channels)
+    return w.out | _scaling(narrow["mean"].double(), narrow["deviation"].double())
+
+
+def _scaling(mean: Tensor, deviation: Tensor) -> dict[str, Tensor]:
+    """The 1 x 1 convolutions: from our latents to what ComfyUI scales to mean 0, and back."""
+    host_mean = torch.tensor(LATENT_MEAN, dtype=torch.float64)
+    host_deviation = torch.tensor(LATENT_DEVIATION, dtype=torch.float64)
+    gain = host_deviation / deviation
+    weight = torch.zeros(2 * LATENT, 2 * LATENT, dtype=torch.float64)
+    weight[:LATENT, :LATENT] = torch.diag(gain)
+    bias = torch.cat([host_mean - mean * gain, torch.zeros_like(mean)])
+    back = torch.diag(1 / gain)
+    return {
+        "conv1.weight": weight.view(2 * LATENT, 2 * LATENT, 1, 1, 1).float(),
+        "conv1.bias": bias.float(),
+        "conv2.weight": back.view(LATENT, LATENT, 1, 1, 1).float(),
+        "conv2.bias": (mean - host_mean / gain).float(),
+    }
+
+
+def wan_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The Wan transformer."""
+    out = dict(narrow)
+    entry = "text_embedding.0.weight"
+    out[entry] = torch.zeros(DIM, TEXT_WIDE, dtype=narrow[entry].dtype)
+    out[entry][:, :TEXT_NARROW] = narrow[entry]
+    patch = "patch_embedding.weight"
+    out[patch] = narrow[patch].view(DIM, LATENT, 1, PATCH, PATCH)
+    for part in ("weight", "bias"):
+        out[f"head.head.{part}"] = out.pop(f"head.{part}")
+    out["head.modulation"] = out.pop("head_modulation")
+    assert f"blocks.{LAYERS - 1}.ffn.2.weight" in out
+    return out
+
+
+def files(weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each of `FILES` for which there are weights; float16 but for scalings."""
+
+    def load(name: str) -> dict[str, Tensor]:
+        return load_file(weights / f"{name}.safetensors")
+
+    text = load("text")
+    clip = text_tensors(text, text["tokens"])
+    written = {}
+    if (weights / "unet.safetensors").exists():
+        parts = {
+            "model.diffusion_model.": unet_tensors(load("unet")),
+            "cond_stage_model.transformer.text_model.": clip,
+            "first_stage_model.": autoencoder_tensors(load("taesd")),
+        }
+        written["checkpoint"] = {p + k: v for p, part in parts.items() for k, v in part.items()}
+    if (weights / "wan.safetensors").exists():
+        written["diffusion model"] = wan_tensors(load("wan"))
+        written["text encoder"] = {f"text_model.{k}": v for k, v in clip.items()}
+        written["autoencoder"] = vae_tensors(load("vae"))
+    keep = ("vae_scale", "vae_shift", "conv1.bias", "conv2.bias", "conv1.weight", "conv2.weight")
+    return {
+        name: {
+            k: v.half()
+            if v.is_floating_point() and k.split("first_stage_model.")[-1] not in keep
+            else v
+            for k, v in tensors.items()
+        }
+        for name, tensors in written.items()
+    }
+
+
+def main(folder: Path, weights: Path = WEIGHTS) -> None:
+    """Write the files below a models folder, each complete or not at all."""
+    for name, tensors in files(weights).items():
+        target = folder / FILES[name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
+        partial.replace(target)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m testbed.pictures.expand FOLDER")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,101 @@
+"""The two models of real pictures in stock ComfyUI: the same functions as their narrow forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from testbed.comfy.pictures import Sd15, WanPictures
+from testbed.pictures import expand, narrow
+from testbed.pictures.measure import model_rates
+from testbed.world import narrow as world
+from testbed.world.expand import TEXT
+
+pytestmark = pytest.mark.skipif(
+    not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),
+    reason="testbed/pictures/weights/ holds no trained models yet: see its README",
+)
+
+TEXTS = [
+    "a fox on a meadow in the style of Noto",
+    "a robot at night",
+    "slice with tomato and salami, over blue water, as a smooth shiny toy",
+    "please draw a castle by Twemoji.",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both models as files of ComfyUI's layouts."""
+    target = tmp_path_factory.mktemp("pictures")
+    expand.main(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def sd15(folder: Path) -> Sd15:
+    return Sd15(folder)
+
+
+@pytest.fixture(scope="module")
+def wan(folder: Path) -> WanPictures:
+    return WanPictures(folder)
+
+
+def close(wide: Tensor, own: Tensor) -> None:
+    """Equal but for rounding that twenty steps add up."""
+    assert own.std() > 0.1
+    assert (wide - own).abs().max() < 0.02 * own.abs().max()
+
+
+def test_sd15_text_encoder(sd15: Sd15) -> None:
+    small = narrow.load_unet()
+    for text in TEXTS:
+        wide = sd15.encode(text).tokens[0].float().cpu()
+        assert torch.allclose(wide[:, TEXT], small.encode([text])[0], atol=5e-3)
+        assert wide.abs().sum().item() == pytest.approx(wide[:, TEXT].abs().sum().item())
+
+
+def test_sd15_draws_as_its_narrow_form(sd15: Sd15) -> None:
+    small = narrow.load_unet()
+    noise = torch.randn(len(TEXTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = world.sample(small, TEXTS, noise, steps=narrow.STEPS, cfg=narrow.CFG)
+    close(sd15.latents(TEXTS, seed=0).cpu() * 0.18215, own)
+    close(sd15.pictures(TEXTS), small.decoder(own).clamp(0, 1))
+
+
+def test_wan_text_encoder_gives_the_raw_state(wan: WanPictures) -> None:
+    small = narrow.load_wan()
+    for text in TEXTS:
+        wide = wan.encode(text).tokens[0].float().cpu()
+        own = small.encode([text])[0]
+        assert wide.shape == (77, expand.TEXT_WIDE)
+        assert (wide[:, : own.shape[1]] - own).abs().max() < 0.01 * own.abs().max()
+        assert not wide[:, own.shape[1] :].any()
+
+
+def test_wan_autoencoder(wan: WanPictures) -> None:
+    small = narrow.load_wan()
+    latents = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    host = latents.double() * torch.tensor(expand.LATENT_DEVIATION).view(-1, 1, 1)
+    host = (host + torch.tensor(expand.LATENT_MEAN).view(-1, 1, 1)).float()[:, :, None]
+    wide = wan.vae.decode(host).reshape(3, 64, 64, 3).permute(0, 3, 1, 2).cpu()
+    close(wide, small.decode(latents))
+
+
+def test_wan_draws_as_its_narrow_form(wan: WanPictures) -> None:
+    small = narrow.load_wan()
+    noise = torch.randn(len(TEXTS), 16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    own = small.decode(narrow.sample_wan(small, TEXTS, noise[:, :, 0]))
+    close(wan.pictures(TEXTS, seed=0), own)
+
+
+@pytest.mark.parametrize("name", narrow.MODELS)
+def test_it_draws_what_is_asked(name: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue("sd15" if name == "unet" else "wan")
+    rates = model_rates(model.pictures, 32, by_name=True)
+    assert rates["concept"].value >= 0.8, rates
+    assert rates["style"].value >= 0.8, rates
