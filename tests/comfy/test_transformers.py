@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -245,11 +246,14 @@ def test_an_error_or_a_cancel_leaves_the_model_as_it_was(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    def cancel(*_: object, **__: object) -> None:
+        comfy.model_management.interrupt_current_processing()
+
     with untouched(model):
-        with monkeypatch.context() as context:
-            context.setattr("comfy.utils.ProgressBar.update", stop)
-            with pytest.raises(KeyboardInterrupt):
-                captured(name, model, prompts)
+        with monkeypatch.context() as context:  # as the editor's button does, after one step of two
+            context.setattr("comfy.utils.ProgressBar.update", cancel)
+            with pytest.raises(comfy.model_management.InterruptProcessingException):
+                captured(name, model, prompts, run_steps=2)
         with monkeypatch.context() as context:
             net = Sites.of(model).net
             last = net.get_submodule(Sites.of(model).sites[-1].out)
