@@ -11,7 +11,7 @@ from ..pure_core.methods import METHODS
 from ..pure_core.report import FitReport
 from ..pure_core.trajectory import Trajectory
 from .defaults import MAX_RANK
-from .host.capture import arriving_shares, remembered_capture
+from .host.capture import remembered_capture, remembered_shares
 from .host.patch import patch
 from .host.progress import progress
 from .host.sites import Sites
@@ -123,7 +123,7 @@ class EraseConcept(io.ComfyNode):
         eraser = fit(method, forget, retain, progress())
         if max_rank:
             eraser = eraser.limited(max_rank)
-        shares = arriving_shares(model, clip, eraser)
+        shares = remembered_shares(model, clip, eraser)
         report = FitReport.of(eraser, forget, retain, progress(), shares)
         applied = eraser.applied(strength)
         patched = patch(model, applied)

@@ -2,7 +2,7 @@
 
 from .arrival import arriving_shares
 from .error import CaptureError
-from .memory import remembered_capture
+from .memory import remembered_capture, remembered_shares
 from .run import capture, capture_both
 from .sampling import SAMPLERS, SCHEDULERS
 
@@ -14,4 +14,5 @@ __all__ = [
     "capture",
     "capture_both",
     "remembered_capture",
+    "remembered_shares",
 ]

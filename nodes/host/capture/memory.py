@@ -17,9 +17,11 @@ from comfy.sd import CLIP
 
 from ....pure_core.activations import Activations
 from ....pure_core.concepts import Anchors
+from ....pure_core.eraser import Eraser
 from ....pure_core.trajectory import Trajectory
 from ..identity import fingerprint
 from . import run
+from .arrival import arriving_shares
 
 MOST = 2
 """Captures that are remembered for a model, the last one always, others if all fit into
@@ -75,6 +77,22 @@ def remembered_capture(
     while len(entries) > MOST or (len(entries) > 1 and _size(entries) > run.MOST_MEMORY):
         entries.pop()
     return captured
+
+
+measured: WeakKeyDictionary[ModelPatcher, dict[Hashable, dict[str, float]]] = WeakKeyDictionary()
+
+
+def remembered_shares(model: ModelPatcher, clip: CLIP, eraser: Eraser) -> dict[str, float]:
+    """As `arriving_shares`, from memory if these factors were measured in this model before.
+
+    Raises:
+        As `arriving_shares` does; then nothing is remembered.
+    """
+    known = measured.setdefault(model, {})
+    key = (fingerprint(model, clip), eraser.fingerprint)
+    if key not in known:
+        known[key] = arriving_shares(model, clip, eraser)
+    return known[key]
 
 
 def _size(entries: list[Remembered]) -> int:
