@@ -136,7 +136,10 @@ def test_a_list_may_be_connected_to_one_socket(
         CombineErasers, eraser_1=erasers, mode=["joint"], retain=[retain], max_rank=[3]
     )
     assert set(eraser.ranks.values()) == {3}
-    assert "2 concepts: a ball, a crate" in summary and "ranks 3 to 3 of 320" in summary
+    assert (
+        "2 concepts: a ball, a crate" in summary
+        and "ranks 3 to 3 of 40 in each of 8 heads" in summary
+    )
     with pytest.raises(PureError, match="two or more erasers to combine, got 1"):
         execute(CombineErasers, eraser_1=erasers[:1], mode=["joint"])
 
