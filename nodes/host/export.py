@@ -14,6 +14,7 @@ from torch import Tensor
 from ...pure_core.eraser import Eraser
 from ...pure_core.errors import ModelFileError
 from ...pure_core.export import export_lora, lora_tensors
+from ...pure_core.export.lora import COMFYUI
 from ...pure_core.export.provenance import export_metadata
 from ...pure_core.families import ROLES, Role, model_in_file
 from .files import SUFFIX, numbered, state, with_prompts
@@ -88,7 +89,11 @@ def export(
 
 @torch.no_grad()
 def save_lora(
-    model: ModelPatcher, erasers: Sequence[Eraser], dtype: torch.dtype, form: str, target: Path
+    model: ModelPatcher,
+    erasers: Sequence[Eraser],
+    dtype: torch.dtype,
+    target: Path,
+    form: str = COMFYUI,
 ) -> None:
     """Write the LoRA that does to this model, patches included, what the erasers do.
 

@@ -20,7 +20,7 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
-from comfyui_pure.pure_core.export.lora import COMFYUI, DIFFUSERS
+from comfyui_pure.pure_core.export.lora import DIFFUSERS
 from comfyui_pure.pure_core.families import ROLES
 from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
 from comfyui_pure.pure_core.fitting import fit_text
@@ -128,7 +128,7 @@ def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> 
         again = loaded_again(name, {k.removeprefix(PREFIX): each for k, each in other.items()})
         assert relative(sampled(name, again), erased.double()) <= ALIGNMENT.get(name, 0.0)
 
-        save_lora(model, [eraser], torch.float32, COMFYUI, tmp_path / "lora.safetensors")
+        save_lora(model, [eraser], torch.float32, tmp_path / "lora.safetensors")
         lora = load_file(tmp_path / "lora.safetensors")
         assert not any(key.endswith("diff_b") for key in lora)
         loaded = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
@@ -138,7 +138,7 @@ def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> 
 def test_the_entry_has_a_name_in_the_library(tmp_path: Path) -> None:
     model = model_of("Wan 2.1 T2V")
     eraser = fit_text("uce", made_up("Wan 2.1 T2V", model))
-    save_lora(model, [eraser], torch.float32, DIFFUSERS, tmp_path / "lora.safetensors")
+    save_lora(model, [eraser], torch.float32, tmp_path / "lora.safetensors", DIFFUSERS)
     name = "transformer.condition_embedder.text_embedder.linear_1"
     assert load_file(tmp_path / "lora.safetensors").keys() == {
         f"{name}.lora_A.weight",

@@ -28,7 +28,6 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
-from comfyui_pure.pure_core.export.lora import COMFYUI
 from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -176,7 +175,7 @@ def lora_is_the_patch(
     model: ModelPatcher, patched: ModelPatcher, eraser: Eraser, folder: Path
 ) -> None:
     path = folder / "lora.safetensors"
-    save_lora(model, [eraser], torch.float32, COMFYUI, path)
+    save_lora(model, [eraser], torch.float32, path)
     for strength in (1.0, 0.5):
         lora = comfy.sd.load_lora_for_models(model, None, load_file(path), strength, 0.0)[0]
         wanted = patch(model, eraser.applied(strength)).model
@@ -222,7 +221,7 @@ def test_methods_by_text_edit_where_text_enters(name: str, method: str, tmp_path
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     modules = [rows.module for each in eraser.layers for rows in sites.rows(each, eraser.roles)]
     assert changed == {f"{module}.weight" for module in modules}
-    save_lora(model, [eraser], torch.float32, COMFYUI, tmp_path / "lora.safetensors")
+    save_lora(model, [eraser], torch.float32, tmp_path / "lora.safetensors")
     state = load_file(tmp_path / "lora.safetensors")
     lora = comfy.sd.load_lora_for_models(model, None, state, 1.0, 0.0)[0]
     for layer in eraser.layers:
