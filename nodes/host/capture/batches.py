@@ -27,9 +27,10 @@ class Row(NamedTuple):
 
 
 def batches(encoded: Sequence[Encoded], latents: int, size: int) -> list[list[Row]]:
-    """Rows grouped by the prompts' shapes, at most `size` in a batch."""
+    """Rows grouped by the prompts' shapes, short ones first, at most `size` in a batch."""
     found = []
-    for shape in sorted({each.shape for each in encoded}):
+    tokens = {each.shape: each.tokens.shape[1] for each in encoded}
+    for shape in sorted(tokens, key=lambda shape: (tokens[shape], shape)):
         anchors = [index for index, each in enumerate(encoded) if each.shape == shape]
         rows = [Row(anchor, latent) for anchor in anchors for latent in range(latents)]
         count = math.ceil(len(rows) / size)
