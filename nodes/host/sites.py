@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Sites:
             return {self.entry.module: self.family.text_width(self.net)}
         return {site.name: site.text_width if text else site.width for site in self.sites}
 
-    @property
+    @cached_property
     def entry(self) -> Rows | None:
         """Where all text enters: see `Family.text_entry`."""
         return self.family.text_entry(self.net)

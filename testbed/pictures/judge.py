@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from testbed.world.judge import filled, seen
 from testbed.world.networks import Judge
 
 from .scene import OTHER, Scene
@@ -49,19 +49,10 @@ class Reading:
 @cache
 def load_judge(path: Path = WEIGHTS) -> Judge:
     """The shipped judge."""
-    judge = new_judge()
-    judge.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
-    )
-    return judge.eval().requires_grad_(False)
+    return filled(new_judge(), path)
 
 
 @torch.no_grad()
 def read(pictures: Tensor, judge: Judge | None = None) -> list[Reading]:
     """Read pictures (b, 3, 64, 64) in [0, 1]."""
-    logits = (judge or load_judge())(pictures)
-    columns = {
-        name: [classes[i] for i in logits[name].argmax(1).tolist()]
-        for name, classes in CLASSES.items()
-    }
-    return [Reading(**{name: columns[name][i] for name in CLASSES}) for i in range(len(pictures))]
+    return [Reading(**each) for each in seen(pictures, judge or load_judge(), CLASSES)]

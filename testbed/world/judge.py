@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,11 @@ class Reading:
 @cache
 def load_judge(path: Path = WEIGHTS) -> Judge:
     """The shipped judge."""
-    judge = new_judge()
+    return filled(new_judge(), path)
+
+
+def filled(judge: Judge, path: Path) -> Judge:
+    """The judge with the weights of a file, for use."""
     judge.load_state_dict(
         {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
     )
@@ -112,9 +117,15 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
 @torch.no_grad()
 def read(pictures: Tensor, judge: Judge | None = None) -> list[Reading]:
     """Read pictures (b, 3, 64, 64) in [0, 1]."""
-    logits = (judge or load_judge())(pictures)
+    return [Reading(**each) for each in seen(pictures, judge or load_judge(), CLASSES)]
+
+
+def seen(
+    pictures: Tensor, judge: Judge, classes: Mapping[str, Sequence[str]]
+) -> list[dict[str, str]]:
+    """Of every picture, attribute -> its likeliest class."""
+    logits = judge(pictures)
     columns = {
-        name: [classes[i] for i in logits[name].argmax(1).tolist()]
-        for name, classes in CLASSES.items()
+        name: [known[i] for i in logits[name].argmax(1).tolist()] for name, known in classes.items()
     }
-    return [Reading(**{name: columns[name][i] for name in CLASSES}) for i in range(len(pictures))]
+    return [{name: columns[name][i] for name in classes} for i in range(len(pictures))]

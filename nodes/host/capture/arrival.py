@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-import comfy.sample
 import comfy.utils
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 
 from ....pure_core.arrival import ArrivalMeter, Values
 from ....pure_core.eraser import Eraser
 from ....pure_core.families import Site
-from ..conditioning import Encoded, adapted, encode, encode_anchors, stack
+from ..conditioning import Encoded, adapted, encode, encode_anchors
 from ..sites import Sites
 from . import batches as batching
-from .sampling import noise_levels, sampler_for, starting_noise
+from .sampling import noise_levels, sample, starting_noise
 
 
 def arriving_shares(model: ModelPatcher, clip: CLIP, eraser: Eraser) -> dict[str, float]:
@@ -53,23 +51,13 @@ def arriving_encoded(
     batches = batching.batches(encoded, 1, max(1, most // 2))
     progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
     missed: dict[str, list[float]] = {name: [] for name in layers}
+
+    def advance(*_: object) -> None:
+        progress.update(1)
+
     for batch in batches:
-        own = noise[[row.latent for row in batch] * 2]
-        texts = [encoded[row.anchor] for row in batch] * 2
         with closing(ArrivalMeter(layers, places, len(batch))) as meter:
-            comfy.sample.sample_custom(
-                model.clone(),
-                own,
-                trajectory.cfg,
-                sampler_for(model, trajectory, batch * 2, noise),
-                sigmas,
-                stack(texts),
-                stack([empty]),
-                torch.zeros_like(own),
-                callback=lambda *_: progress.update(1),
-                disable_pbar=True,
-                seed=trajectory.seed,
-            )
+            sample(model.clone(), trajectory, batch * 2, noise, encoded, empty, sigmas, advance)
         for name, share in meter.shares().items():
             missed[name] += [share] * len(batch)
     return {name: sum(found) / len(found) for name, found in missed.items() if found}

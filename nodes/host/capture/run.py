@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import comfy.sample
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -20,14 +19,14 @@ from ....pure_core.anchors import AnchorSet
 from ....pure_core.concepts import Anchors
 from ....pure_core.model_identity import ModelIdentity
 from ....pure_core.trajectory import Trajectory
-from ..conditioning import Encoded, adapted, encode, encode_anchors, stack
+from ..conditioning import Encoded, adapted, encode, encode_anchors
 from ..identity import identity
 from ..sites import Sites
 from . import batches as batching
 from .error import CaptureError
 from .grid import Grid
 from .recorder import Recorder, recording
-from .sampling import for_model, noise_levels, sampler_for, starting_noise
+from .sampling import for_model, noise_levels, sample, starting_noise
 
 MOST_MEMORY = 2 << 30
 """Bytes of rows that capturing both sides may take."""
@@ -85,23 +84,14 @@ def capture_encoded(
     height, width = noise.shape[-2:]
     frames = noise.shape[2] if noise.ndim == 5 else 1
     grid = Grid(trajectory.cells, (height, width), frames)
+
+    def advance(*_: object) -> None:
+        progress.update(1)
+
     for batch in batches:
         recorder = Recorder(sites, sigmas[:-1].tolist(), len(batch), grid)
-        own = noise[[row.latent for row in batch]]
         with recording(recorder, model) as recorded:
-            comfy.sample.sample_custom(
-                recorded,
-                own,
-                trajectory.cfg,
-                sampler_for(model, trajectory, batch, noise),
-                sigmas,
-                stack([encoded[row.anchor] for row in batch]),
-                stack([empty]),
-                torch.zeros_like(own),
-                callback=lambda *_: progress.update(1),
-                disable_pbar=True,
-                seed=trajectory.seed,
-            )
+            sample(recorded, trajectory, batch, noise, encoded, empty, sigmas, advance)
         anchor_index = torch.tensor([row.anchor for row in batch])
         latent_index = torch.tensor([row.latent for row in batch])
         for (site, step), pooled in recorder.finish().items():

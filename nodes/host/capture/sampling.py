@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 
 import comfy.sample
 import comfy.samplers
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ....pure_core.errors import require_one_of
 from ....pure_core.trajectory import Trajectory
+from ..conditioning import Encoded, stack
 from ..sites import Sites
 from .batches import Row
 from .error import CaptureError
@@ -100,6 +102,33 @@ def noise_levels(model: ModelPatcher, trajectory: Trajectory) -> Tensor:
             "scheduler or fewer run_steps."
         )
     return schedule[: trajectory.run_steps + 1]
+
+
+def sample(
+    model: ModelPatcher,
+    trajectory: Trajectory,
+    batch: list[Row],
+    noise: Tensor,
+    encoded: Sequence[Encoded],
+    empty: Encoded,
+    sigmas: Tensor,
+    step: Callable[..., object],
+) -> None:
+    """Run the model along the noise levels, with a prompt and a latent in every row of a batch."""
+    own = noise[[row.latent for row in batch]]
+    comfy.sample.sample_custom(
+        model,
+        own,
+        trajectory.cfg,
+        sampler_for(model, trajectory, batch, noise),
+        sigmas,
+        stack([encoded[row.anchor] for row in batch]),
+        stack([empty]),
+        torch.zeros_like(own),
+        callback=step,
+        disable_pbar=True,
+        seed=trajectory.seed,
+    )
 
 
 def sampler_for(
