@@ -37,10 +37,11 @@ from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.narrow import Narrow
-from testbed.comfy.shipped import TRAJECTORY
-from testbed.world.measure import Rate, Scores, Trial
+from testbed.comfy.erasable import TRAJECTORY
+from testbed.measure import Rate, Scores, Trial
 from testbed.world.prompts import name_of, others
 from testbed.world.vocabulary import DEVELOPMENT
+from testbed.worlds import DRAWN
 
 MORE = (
     "a nice photo of {}",
@@ -248,7 +249,7 @@ def fill(ledger: Ledger, wanted: list[Point], limit: int, count: int) -> None:
     """Measure the points that the ledger does not have yet."""
     model = Narrow()
     trials = [
-        Trial.of(kind, concept, count)._replace(unlisted_neighbours=[])
+        DRAWN.trial(kind, concept, count)._replace(unlisted_neighbours=[])
         for kind, concepts in DEVELOPMENT.items()
         for concept in concepts[:limit]
     ]

@@ -15,12 +15,10 @@ from comfyui_pure.pure_core.fitting import fit, fit_text
 from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
 from comfyui_pure.pure_core.text import TextTask
 
-from testbed.comfy.shipped import Captured
-from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.comfy.erasable import Captured
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SPLITS = {"development": DEVELOPMENT, "held-out": HELD_OUT}
 
 MOST_CELLS = max(method.cells for method in METHODS.values())
 """With these a capture serves every method."""

@@ -32,10 +32,11 @@ from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import fit
 
-from benchmarks.common import MOST_CELLS, RESULTS, SPLITS, markdown
-from testbed.comfy.shipped import TRAJECTORY, Shipped
+from benchmarks.common import MOST_CELLS, RESULTS, markdown
+from testbed.comfy.erasable import TRAJECTORY
+from testbed.comfy.shipped import Shipped
+from testbed.measure import Rate, Sampler
 from testbed.world.judge import read
-from testbed.world.measure import Rate, Sampler
 from testbed.world.prompts import (
     Prompt,
     concept_prompts,
@@ -44,6 +45,7 @@ from testbed.world.prompts import (
     unrelated_prompts,
 )
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.worlds import DRAWN
 
 METHODS = ("pure", "ridge", "mosaic")
 KEPT = {"character": 9, "object": 4, "style": 3, "unsafe content": 1}
@@ -87,7 +89,7 @@ def tasks(split: str) -> Iterable[Task]:
     """Characters of a split by number, then everything there is but what is kept."""
     every = {kind: (*DEVELOPMENT[kind], *HELD_OUT[kind]) for kind in DEVELOPMENT}
     kept = {kind: [(kind, name) for name in every[kind][-KEPT[kind] :]] for kind in every}
-    own = [("character", name) for name in SPLITS[split]["character"]]
+    own = [("character", name) for name in DRAWN.splits[split]["character"]]
     own = [concept for concept in own if concept not in kept["character"]]
     for count in (1, 3, 10):
         yield Task(f"{split} characters", tuple(own[:count]), tuple(kept["character"]))
@@ -192,7 +194,7 @@ def run(shipped: Shipped, ledger: Ledger, task: Task, count: int) -> None:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--concepts", choices=SPLITS, default="held-out")
+    parser.add_argument("--concepts", choices=DRAWN.splits, default="held-out")
     parser.add_argument("--count", type=int, default=40, help="prompts for each number")
     parser.add_argument("--number", type=int, help="only the tasks of so many concepts")
     parser.add_argument("--out", type=Path, default=RESULTS)

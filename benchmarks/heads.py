@@ -1,11 +1,13 @@
 """Erasers head by head against erasers that mix heads, on development concepts.
 
     python3 dev.py run benchmarks/heads.py
+    python3 dev.py run benchmarks/heads.py -- --model pictures
 
 Three concepts of every kind, captured once and erased by every method on activations, with the
 heads all together and each by itself, at several settings; and the share of each eraser's change
-that arrives in the model (`pure_core/arrival.py`). On the small model's narrow form. Results are
-kept as they come (`heads.jsonl`), so an interrupted run goes on; `heads.md` is the table.
+that arrives in the model (`pure_core/arrival.py`). On the narrow form of the drawn world's model,
+or on a model of real pictures. Results are kept as they come (`heads.jsonl`,
+`heads-pictures.jsonl`), so an interrupted run goes on; the table has the same name.
 """
 
 from __future__ import annotations
@@ -25,10 +27,9 @@ from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
 
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
-from benchmarks.narrow import Narrow
-from testbed.comfy.shipped import Captured
-from testbed.world.measure import Rate, Scores, Trial
-from testbed.world.vocabulary import DEVELOPMENT
+from benchmarks.models import MODELS
+from testbed.comfy.erasable import Captured
+from testbed.measure import Concepts, Rate, Scores, Trial
 
 FIELDS = ("kind", "concept", "method", "heads", "settings")
 
@@ -71,7 +72,7 @@ together are what it is used with so far."""
 
 
 def measured(
-    model: Narrow, captured: Captured, trial: Trial, method: str, heads: str, settings: Settings
+    model: Any, captured: Captured, trial: Trial, method: str, heads: str, settings: Settings
 ) -> Any:
     """Rates and the share that arrives, for the ledger."""
     eraser = fit(method, *captured, heads=heads, **settings)
@@ -81,12 +82,12 @@ def measured(
     return {**scores._asdict(), "arrives": [min(shares), statistics.fmean(shares), max(shares)]}
 
 
-def points(concepts: int) -> Iterator[tuple[str, str, str, str, str]]:
+def points(kinds: Concepts, concepts: int) -> Iterator[tuple[str, str, str, str, str]]:
     """The ledger's keys, kind by kind within a setting, so that early rows are whole."""
     for method, by_heads in TRIED.items():
         for heads, tried in by_heads.items():
             for settings in tried:
-                for kind, names in DEVELOPMENT.items():
+                for kind, names in kinds.items():
                     for concept in names[:concepts]:
                         yield kind, concept, method, heads, _named(settings)
 
@@ -95,7 +96,7 @@ def _named(settings: Settings) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in settings.items()) or "defaults"
 
 
-def table(ledger: Ledger) -> str:
+def table(ledger: Ledger, kinds: Concepts) -> str:
     """One row for each method, setting and kind, and for all kinds."""
     found: dict[tuple[str, str, str], dict[str, list[Any]]] = {}
     for (kind, _, method, heads, settings), entry in ledger.items():
@@ -103,7 +104,7 @@ def table(ledger: Ledger) -> str:
             found.setdefault((method, heads, settings), {}).setdefault(group, []).append(entry)
     rows = []
     for (method, heads, settings), groups in found.items():
-        for kind in ("all", *DEVELOPMENT):
+        for kind in ("all", *kinds):
             if kind not in groups:
                 continue
             entries = groups[kind]
@@ -119,7 +120,7 @@ def table(ledger: Ledger) -> str:
             share = "–".join(f"{each:.2f}" for each in arrives)
             mean = f"{scores.harmonic_mean:.3f}"
             rows.append((kind, method, heads, settings, share, *scores, mean))
-    rows.sort(key=lambda row: ["all", *DEVELOPMENT].index(row[0]))
+    rows.sort(key=lambda row: ["all", *kinds].index(row[0]))
     heads_ = ("by name", "by description", "neighbours", "unlisted", "everything else")
     return markdown(
         ("kind", "method", "heads", "settings", "arrives (least, mean, most)", *heads_, "H"), rows
@@ -129,16 +130,23 @@ def table(ledger: Ledger) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=("narrow", "pictures", "wan"), default="narrow")
     parser.add_argument("--concepts", type=int, default=3, help="of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number and concept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    ledger, model = Ledger(args.out / "heads.jsonl", FIELDS), Narrow()
+    stem = "heads" if args.model == "narrow" else f"heads-{args.model}"
+    world, load, _ = MODELS[args.model]
+    ledger, model, kinds = (
+        Ledger(args.out / f"{stem}.jsonl", FIELDS),
+        load(),
+        world.splits["development"],
+    )
     tried = {_named(each): each for by in TRIED.values() for all_ in by.values() for each in all_}
-    trials = functools.cache(lambda kind, concept: Trial.of(kind, concept, args.count))
+    trials = functools.cache(lambda kind, concept: world.trial(kind, concept, args.count))
     captures = functools.cache(lambda *concept: model.capture(trials(*concept), MOST_CELLS))
-    for key in points(args.concepts):
+    for key in points(kinds, args.concepts):
         if key in ledger:
             continue
         kind, concept, method, heads, settings = key
@@ -146,8 +154,8 @@ def main() -> None:
         entry = measured(model, captured, trial, method, heads, tried[settings])
         ledger.add(key, entry)
         print(*key, *(entry[name] for name in Scores._fields), entry["arrives"], flush=True)
-    text = table(ledger)
-    (args.out / "heads.md").write_text(text, encoding="utf-8")
+    text = table(ledger, kinds)
+    (args.out / f"{stem}.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -1,5 +1,5 @@
-"""The small model's narrow form under the plugin's methods, as `testbed/comfy/shipped.py` has it in
-ComfyUI.
+"""The narrow form of a small U-Net under the plugin's methods, as `testbed/comfy/erasable.py` has a
+model in ComfyUI.
 
 It computes the same function as the checkpoint some ten times faster.
 """
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from testbed.comfy import inprocess
+from testbed.measure import Sampler, Trial
 from testbed.world import narrow
 from testbed.world.expand import INNER
-from testbed.world.measure import Sampler, Trial
 from testbed.world.networks import HEADS, NARROW_HEAD, WIDE
 from testbed.world.words import tokens
 
@@ -33,17 +33,18 @@ from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.text import TextModel, TextTask, TextVectors
 from comfyui_pure.pure_core.trajectory import Trajectory
 
-from testbed.comfy.shipped import METHOD, TRAJECTORY, Captured, anchors_of, fallbacks_of
+from testbed.comfy.erasable import METHOD, TRAJECTORY, Captured, anchors_of, fallbacks_of
 
 IDENTITY = ModelIdentity("narrow")
 WEIGHTS = Path(__file__).resolve().parent.parent / "testbed" / "world" / "weights"
 
 
 class Narrow:
-    """The narrow form, with what is asked of `Shipped`."""
+    """The drawn world's model or another of its class, with what is asked of an `Erasable`."""
 
-    def __init__(self, weights: Path = WEIGHTS) -> None:
-        self.model = narrow.load(weights)
+    def __init__(self, model: narrow.NarrowModel | None = None, cfg: float = 4.0) -> None:
+        self.model = model or narrow.load(WEIGHTS)
+        self.pictures = functools.partial(narrow.pictures, self.model, cfg=cfg)
         self.captured = functools.lru_cache(maxsize=8)(self._capture)
 
     @contextmanager
@@ -58,7 +59,7 @@ class Narrow:
                     edited = factors.edit_weight(linear.weight, eraser.strength)
                     linear.weight = torch.nn.Parameter(edited, requires_grad=False)
         try:
-            yield functools.partial(narrow.pictures, self.model)
+            yield self.pictures
         finally:
             for linear, weight in saved:
                 linear.weight = weight

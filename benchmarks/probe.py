@@ -13,7 +13,7 @@ take for it. On the small model's narrow form, development and held-out concepts
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,10 +27,10 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 
 from benchmarks.common import RESULTS, markdown
 from benchmarks.narrow import Narrow
-from testbed.comfy.shipped import TRAJECTORY, anchors_of
-from testbed.world.measure import Rate, Trial
-from testbed.world.prompts import Prompt
+from testbed.comfy.erasable import TRAJECTORY, anchors_of
+from testbed.measure import Prompt, Rate, Trial
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
+from testbed.worlds import DRAWN
 
 PENALTY = 1e-2
 Features = Callable[[AnchorSet], Tensor]
@@ -95,7 +95,7 @@ def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
     prompts = anchors_of(trial)
     classify = train(features(prompts.forget), features(prompts.retain))
 
-    def found(group: list[Prompt]) -> Rate:
+    def found(group: Sequence[Prompt]) -> Rate:
         if not group:
             return Rate(0, 0)
         answers = classify(features(AnchorSet.written([[prompt.text] for prompt in group])))
@@ -104,7 +104,7 @@ def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
     return (
         found(trial.by_name),
         found(trial.by_description),
-        found(trial.neighbours + trial.unlisted_neighbours),
+        found([*trial.neighbours, *trial.unlisted_neighbours]),
     )
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     trials = (
-        Trial.of(kind, concept, args.count)
+        DRAWN.trial(kind, concept, args.count)
         for split in (DEVELOPMENT, HELD_OUT)
         for kind in split
         for concept in split[kind][: args.limit]

@@ -27,10 +27,11 @@ from comfyui_pure.pure_core.fitting import fit
 
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
 from benchmarks.narrow import Narrow
-from testbed.comfy.shipped import TRAJECTORY
-from testbed.world.measure import RETAINED, Rate, Scores, Trial
+from testbed.comfy.erasable import TRAJECTORY
+from testbed.measure import RETAINED, Rate, Scores, Trial
 from testbed.world.prompts import name_of, neighbour_prompts, others, unrelated_prompts
 from testbed.world.vocabulary import DEVELOPMENT
+from testbed.worlds import DRAWN
 
 METHODS = ("pure", "ridge", "mosaic")
 LIMITS = (0, 48, 32, 16, 8)
@@ -61,14 +62,14 @@ def tasks(concepts: int, count: int) -> Iterator[Task]:
     """One concept of every kind alone, or the first characters together."""
     if concepts == 1:
         for kind, (concept, *_) in DEVELOPMENT.items():
-            trial = Trial.of(kind, concept, count)._replace(unlisted_neighbours=[])
-            yield Task((trial,), tuple(trial.neighbour_names()))
+            trial = DRAWN.trial(kind, concept, count)._replace(unlisted_neighbours=[])
+            yield Task((trial,), tuple(trial.listed()))
         return
     erased = DEVELOPMENT["character"][:concepts]
     kept = [name for name in others("character", erased[0]) if name not in erased][:RETAINED]
     each = -(-3 * count // concepts)
     trials = [
-        Trial.of("character", concept, each)._replace(
+        DRAWN.trial("character", concept, each)._replace(
             neighbours=[], unlisted_neighbours=[], everything_else=[]
         )
         for concept in erased

@@ -51,7 +51,8 @@ from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import RESULTS, ROOT
-from testbed.comfy.shipped import TRAJECTORY, Shipped
+from testbed.comfy.erasable import TRAJECTORY
+from testbed.comfy.shipped import Shipped
 from testbed.world.prompts import everything_prompts
 
 PROMPTS = 20

@@ -23,9 +23,10 @@ from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import fit_method
 from benchmarks.narrow import Narrow
-from testbed.comfy.shipped import TRAJECTORY
-from testbed.world.measure import Scores, Trial
+from testbed.comfy.erasable import TRAJECTORY
+from testbed.measure import Scores, Trial
 from testbed.world.vocabulary import DEVELOPMENT
+from testbed.worlds import DRAWN
 
 Setting = tuple[str, dict[str, Any]]
 
@@ -105,7 +106,7 @@ def main() -> None:
     grid = tuple(entry for entry in GRID if args.method in (None, entry[0]))
     for kind in args.kind or DEVELOPMENT:
         trials = [
-            Trial.of(kind, concept, args.count) for concept in DEVELOPMENT[kind][: args.limit]
+            DRAWN.trial(kind, concept, args.count) for concept in DEVELOPMENT[kind][: args.limit]
         ]
         for name, scores in sweep(model, trials, grid, trajectory):
             rates = " ".join(f"{rate.value:.2f}" for rate in scores)

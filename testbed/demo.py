@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dev.console import ROOT, say
 from testbed.comfy.server import ComfyServer, Run
+from testbed.measure import Prompt, Rate, Trial
 from testbed.world.judge import read
-from testbed.world.measure import Rate, Trial
-from testbed.world.prompts import Prompt, name_of
+from testbed.worlds import DRAWN
 
 CONCEPTS = (("object", "house"), ("character", "Zephyra"), ("style", "blueprint"))
 """Held-out concepts of three kinds."""
@@ -85,8 +86,8 @@ def workflow(server: ComfyServer, trial: Trial, checkpoint: str) -> tuple[Graph,
         "PURE_EraseConcept",
         model=[loader, 0],
         clip=[loader, 1],
-        concept=name_of(trial.kind, trial.concept),
-        neighbours="\n".join(name_of(trial.kind, each) for each in trial.neighbour_names()),
+        concept=trial.name,
+        neighbours=trial.listed_names(),
         kind=trial.kind,
         method=widgets["method"][1]["default"],
         strength=widgets["strength"][1]["default"],
@@ -111,7 +112,7 @@ def fetch(server: ComfyServer, run: Run, node: str) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
 
 
-def rate(kind: str, prompts: list[Prompt], pictures: list[np.ndarray]) -> Rate:
+def rate(kind: str, prompts: Sequence[Prompt], pictures: list[np.ndarray]) -> Rate:
     """How many of the pictures show what their prompt asks for."""
     total = Rate(0, 0)
     for prompt, batch in zip(prompts, pictures, strict=True):
@@ -165,8 +166,8 @@ def main() -> None:
     ]
     with ComfyServer() as server:
         for kind, concept in CONCEPTS:
-            trial = Trial.of(kind, concept, PROMPTS)
-            name = name_of(kind, concept)
+            trial = DRAWN.trial(kind, concept, PROMPTS)
+            name = trial.name
             say(f"erasing the {kind} {name!r}")
             graph, rows, report = workflow(server, trial, Path(os.environ["PURE_CHECKPOINT"]).name)
             run = server.run(graph.nodes, timeout=1800)

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from testbed.comfy import inprocess
-
-inprocess.enter()
 
 import folder_paths
-from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-import comfy.sample
 import nodes
+from testbed.comfy.erasable import Erasable
 from testbed.pictures.expand import FILES
-from testbed.pictures.narrow import CFG, SHIFT, STEPS
-
-SIDE, BATCH = 8, 32
-"""Of a latent; pictures a call of the sampler."""
+from testbed.pictures.narrow import CFG, SHIFT
 
 
 def register(folder: Path) -> None:
@@ -32,81 +20,28 @@ def register(folder: Path) -> None:
         folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
 
 
-class _Loaded:
-    """A model with its text encoder and autoencoder, and how to sample it."""
-
-    model: Any
-    clip: Any
-    vae: Any
-    shape: tuple[int, ...]
-    scheduler: str
-
-    def __init__(self) -> None:
-        self._encode = lru_cache(maxsize=4096)(lambda text: encode(self.clip, text))
-
-    def encode(self, text: str) -> Encoded:
-        """The prompt's conditioning, remembered."""
-        return self._encode(text)
-
-    def latents(self, texts: list[str], model: Any = None, seed: int = 0) -> Tensor:
-        """Latents by the stock sampler, a different prompt in every batch row."""
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(texts), *self.shape, generator=generator)
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            own = noise[start : start + len(batch)]
-            parts.append(
-                comfy.sample.sample(
-                    model or self.model,
-                    own,
-                    STEPS,
-                    CFG,
-                    "euler",
-                    self.scheduler,
-                    stack([self.encode(text) for text in batch]),
-                    stack([self.encode("")]),
-                    torch.zeros_like(own),
-                    disable_pbar=True,
-                    seed=seed,
-                )
-            )
-        return torch.cat(parts)
-
-    def pictures(self, texts: list[str], model: Any = None, seed: int = 0) -> Tensor:
-        """Pictures (b, 3, 64, 64) in [0, 1]."""
-        decoded = self.vae.decode(self.latents(texts, model, seed))
-        # a video autoencoder gives (b, frames, h, w, 3)
-        decoded = decoded.reshape(len(texts), *decoded.shape[-3:])
-        return decoded.permute(0, 3, 1, 2).float().clamp(0, 1).cpu()
-
-
-class Sd15(_Loaded):
+class Sd15(Erasable):
     """The SD 1.5 layout by CheckpointLoaderSimple."""
 
-    shape, scheduler = (4, SIDE, SIDE), "normal"
+    shape, cfg, scheduler = (4, 8, 8), CFG, "normal"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
         register(folder)
-        loader = nodes.CheckpointLoaderSimple()
-        self.model, self.clip, self.vae = loader.load_checkpoint(_name("checkpoint"))[:3]
+        super().__init__(*nodes.CheckpointLoaderSimple().load_checkpoint(_name("checkpoint"))[:3])
 
 
-class WanPictures(_Loaded):
+class WanPictures(Erasable):
     """The Wan 2.1 layout by UNETLoader, ModelSamplingSD3, CLIPLoader and VAELoader."""
 
-    shape, scheduler = (16, 1, SIDE, SIDE), "simple"
+    shape, cfg, scheduler = (16, 1, 8, 8), CFG, "simple"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
         register(folder)
-        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-
         (model,) = nodes.UNETLoader().load_unet(_name("diffusion model"), "default")
-        (self.model,) = ModelSamplingSD3().patch(model, SHIFT)
-        (self.clip,) = nodes.CLIPLoader().load_clip(_name("text encoder"), "sd3")
-        (self.vae,) = nodes.VAELoader().load_vae(_name("autoencoder"))
+        (model,) = ModelSamplingSD3().patch(model, SHIFT)
+        (clip,) = nodes.CLIPLoader().load_clip(_name("text encoder"), "sd3")
+        (vae,) = nodes.VAELoader().load_vae(_name("autoencoder"))
+        super().__init__(model, clip, vae)
 
 
 def _name(part: str) -> str:

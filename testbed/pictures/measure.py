@@ -1,57 +1,45 @@
 """How well the unedited models draw what they are asked, by the judge.
 
-    python -m testbed.pictures.measure unet|wan [COUNT]
+    python -m testbed.pictures.measure unet|wan [COUNT [WEIGHTS]]
 
-The four numbers of an erasure are those of `testbed.world.measure`; `prompts.py` has the prompts.
+WEIGHTS is a folder of compact weights, for those that are not finished.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from pathlib import Path
 
-from torch import Tensor
+from testbed.measure import Rate
+from testbed.worlds import PICTURES
 
-from pure_core.evaluation.rates import Rate
-
-from .judge import read
-from .narrow import MODELS, sampler
-from .prompts import everything_prompts
+from .narrow import MODELS, WEIGHTS, sampler
 from .vocabulary import KINDS
 
-Sampler = Callable[[list[str]], Tensor]
-"""Prompts to pictures (b, 3, 64, 64) in [0, 1]."""
+
+def any_concept(rates: Mapping[str, Rate]) -> Rate:
+    """Over all kinds but style."""
+    own = (rate for kind, rate in rates.items() if kind in KINDS and kind != "style")
+    return functools.reduce(Rate.__add__, own)
 
 
-def model_rates(sample: Sampler, count: int, by_name: bool, seed: int = 0) -> dict[str, Rate]:
-    """How often the unedited model draws what it is asked for, by attribute and kind.
-
-    "concept" is all kinds but style together.
-    """
-    prompts = everything_prompts(count, by_name, seed)
-    rates: dict[str, Rate] = {}
-    for prompt, reading in zip(prompts, read(sample([p.text for p in prompts])), strict=True):
-        for attribute in prompt.asks:
-            hit = Rate(int(prompt.met(reading, attribute)), 1)
-            keys = [attribute]
-            if attribute in KINDS and attribute != "style":
-                keys.append("concept")
-            for key in keys:
-                rates[key] = rates.get(key, Rate(0, 0)) + hit
-    return rates
-
-
-def main(name: str, count: int) -> None:
+def main(name: str, count: int, weights: Path) -> None:
     """Print the rates by name and by description."""
-    sample = sampler(name)
+    sample = sampler(name, weights)
     for by_name in (True, False):
-        rates = model_rates(sample, count, by_name)
+        rates = PICTURES.rates(sample, count, by_name)
         print("by name" if by_name else "by description")
-        for attribute, rate in rates.items():
+        for attribute, rate in {"any concept": any_concept(rates), **rates}.items():
             print(f"  {attribute:15} {rate.value:.3f} of {rate.total}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3) or sys.argv[1] not in MODELS:
-        sys.exit("usage: python -m testbed.pictures.measure unet|wan [COUNT]")
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) == 3 else 500)
+    if len(sys.argv) not in (2, 3, 4) or sys.argv[1] not in MODELS:
+        sys.exit("usage: python -m testbed.pictures.measure unet|wan [COUNT [WEIGHTS]]")
+    main(
+        sys.argv[1],
+        int(sys.argv[2]) if len(sys.argv) > 2 else 500,
+        Path(sys.argv[3]) if len(sys.argv) > 3 else WEIGHTS,
+    )

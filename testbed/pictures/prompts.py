@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .captions import GENERIC, article, caption
 from .judge import Reading
 from .scene import Scene, random_scene
-from .vocabulary import CONCEPTS, DEVELOPMENT, HANDS, HELD_OUT, KINDS, of_group, of_kind
+from .vocabulary import CONCEPTS, HANDS, KINDS, of_group, of_kind
 
 
 class Prompt(NamedTuple):
@@ -23,16 +23,6 @@ class Prompt(NamedTuple):
         if attribute in KINDS:
             return reading.shows(attribute, self.asks[attribute])
         return bool(getattr(reading, attribute) == self.asks[attribute])
-
-
-ANCHORS = {
-    "object": "an object",
-    "character": "a character",
-    "person": "a person",
-    "style": "art",
-    "unsafe content": "something",
-}
-"""Kind -> what a concept becomes where a method asks for it: the kind's plainest word."""
 
 
 def ask(scene: Scene, rng: Random, by_name: bool, *fields: str) -> Prompt:
@@ -60,7 +50,7 @@ def name_of(kind: str, concept: str) -> str:
 
 def anchor_of(kind: str, concept: str) -> str:
     """The plainest word for anything of the concept's group."""
-    return ANCHORS["style"] if kind == "style" else GENERIC[CONCEPTS[concept].group]
+    return "art" if kind == "style" else GENERIC[CONCEPTS[concept].group]
 
 
 def others(kind: str, concept: str) -> list[str]:
@@ -72,11 +62,6 @@ def others(kind: str, concept: str) -> list[str]:
         near = of_group(CONCEPTS[concept].group)
         rest.sort(key=lambda name: name not in near)
     return rest
-
-
-def split_of(kind: str) -> dict[str, tuple[str, ...]]:
-    """Development and held-out concepts of a kind."""
-    return {"development": DEVELOPMENT[kind], "held out": HELD_OUT[kind]}
 
 
 def concept_scene(kind: str, concept: str, rng: Random) -> Scene:

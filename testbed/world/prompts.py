@@ -94,6 +94,11 @@ ANCHORS = {
 """Kind -> what a concept becomes where a method asks for it: the kind's plainest word."""
 
 
+def anchor_of(kind: str, concept: str) -> str:
+    """The plainest word for anything of the concept's kind."""
+    return ANCHORS[kind]
+
+
 def others(kind: str, concept: str) -> list[str]:
     """The other concepts of the kind, development and held-out, in a fixed shuffled order."""
     rest = [c for c in (*DEVELOPMENT[kind], *HELD_OUT[kind]) if c != concept]

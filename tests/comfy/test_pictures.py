@@ -10,9 +10,10 @@ from torch import Tensor
 
 from testbed.comfy.pictures import Sd15, WanPictures
 from testbed.pictures import expand, narrow
-from testbed.pictures.measure import model_rates
+from testbed.pictures.measure import any_concept
 from testbed.world import narrow as world
 from testbed.world.expand import TEXT
+from testbed.worlds import PICTURES
 
 pytestmark = pytest.mark.skipif(
     not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),
@@ -96,6 +97,6 @@ def test_wan_draws_as_its_narrow_form(wan: WanPictures) -> None:
 @pytest.mark.parametrize("name", narrow.MODELS)
 def test_it_draws_what_is_asked(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue("sd15" if name == "unet" else "wan")
-    rates = model_rates(model.pictures, 32, by_name=True)
-    assert rates["concept"].value >= 0.8, rates
+    rates = PICTURES.rates(model.pictures, 32, by_name=True)
+    assert any_concept(rates).value >= 0.8, rates
     assert rates["style"].value >= 0.8, rates

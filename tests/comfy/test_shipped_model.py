@@ -7,10 +7,12 @@ import functools
 import pytest
 import torch
 
-from testbed.comfy.shipped import CFG, STEPS, TRAJECTORY, Shipped
+from testbed.comfy.erasable import STEPS, TRAJECTORY
+from testbed.comfy.shipped import Shipped
+from testbed.measure import Rate
 from testbed.world import narrow
 from testbed.world.expand import TEXT, WEIGHTS
-from testbed.world.measure import Rate, Trial, model_rates
+from testbed.worlds import DRAWN
 
 TEXTS = [
     "a red striped ball on a meadow",
@@ -41,14 +43,14 @@ def test_text_encoder_equals_the_narrow_one(shipped: Shipped, small: narrow.Narr
 
 def test_latents_equal_the_narrow_ones(shipped: Shipped, small: narrow.NarrowModel) -> None:
     noise = torch.randn(len(TEXTS), 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    own = narrow.sample(small, TEXTS, noise, steps=STEPS, cfg=CFG)
+    own = narrow.sample(small, TEXTS, noise, steps=STEPS, cfg=shipped.cfg)
     wide = shipped.latents(TEXTS, seed=0).cpu() * 0.18215
     assert own.std() > 0.5
     assert (wide - own).abs().max() < 0.02 * own.abs().max()
 
 
 def test_it_draws_what_is_asked(shipped: Shipped) -> None:
-    rates = model_rates(shipped.pictures, 32, by_name=True)
+    rates = DRAWN.rates(shipped.pictures, 32, by_name=True)
     total = functools.reduce(Rate.__add__, rates.values())
     assert total.value >= 0.9, rates
 
@@ -56,7 +58,7 @@ def test_it_draws_what_is_asked(shipped: Shipped) -> None:
 def test_the_default_erases_and_keeps(shipped: Shipped, comfy_version: tuple[int, ...]) -> None:
     """One kind in each version, to save minutes; the examples erase a character in both."""
     kind, concept = ("style", "blueprint") if comfy_version < (0, 30) else ("object", "house")
-    trial = Trial.of(kind, concept, 6)._replace(
+    trial = DRAWN.trial(kind, concept, 6)._replace(
         by_description=[], unlisted_neighbours=[], everything_else=[]
     )
     before = trial.score(shipped.pictures)

@@ -25,7 +25,6 @@ from testbed.pictures.prompts import (
     names_of,
     neighbour_prompts,
     others,
-    split_of,
     unrelated_prompts,
 )
 from testbed.pictures.scene import random_scene
@@ -33,6 +32,7 @@ from testbed.pictures.vocabulary import BACKGROUNDS, CONCEPTS, HANDS, of_kind
 from testbed.pictures.wan import Wan, rotate, rotations
 from testbed.pictures.words import known_tokens, rows, tokens
 from testbed.world.run import Run
+from testbed.worlds import PICTURES
 
 needs_models = pytest.mark.skipif(
     not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),
@@ -57,7 +57,7 @@ def test_the_world_is_rich() -> None:
 
 def test_split_is_of_known_concepts_and_never_overlaps() -> None:
     for kind in KINDS:
-        development, held_out = split_of(kind).values()
+        development, held_out = (split[kind] for split in PICTURES.splits.values())
         assert len(development) >= 2 and len(held_out) >= 2
         assert not set(development) & set(held_out)
         assert set(development) | set(held_out) <= set(of_kind(kind))

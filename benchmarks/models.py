@@ -1,0 +1,34 @@
+"""The small models that benchmarks can run on, and the world of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.narrow import Narrow
+from testbed.comfy.pictures import Sd15, WanPictures
+from testbed.comfy.shipped import Shipped
+from testbed.measure import World
+from testbed.pictures.narrow import CFG, load_unet
+from testbed.worlds import DRAWN, PICTURES
+
+
+class Tested(NamedTuple):
+    """A model that erasers are tried on."""
+
+    world: World
+    load: Callable[[], Any]
+    """Gives what `testbed/comfy/erasable.py` has."""
+
+    words: str
+
+
+MODELS: dict[str, Tested] = {
+    "comfyui": Tested(DRAWN, Shipped, "drawn world, SD 1.5 layout, in ComfyUI"),
+    "narrow": Tested(DRAWN, Narrow, "drawn world, SD 1.5 layout, narrow form"),
+    "pictures-comfyui": Tested(PICTURES, Sd15, "real pictures, SD 1.5 layout, in ComfyUI"),
+    "pictures": Tested(
+        PICTURES, lambda: Narrow(load_unet(), CFG), "real pictures, SD 1.5 layout, narrow form"
+    ),
+    "wan": Tested(PICTURES, WanPictures, "real pictures, Wan 2.1 layout, in ComfyUI"),
+}
