@@ -10,8 +10,6 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .render import Painter
 from .scene import Scene, random_scene, strange_scene
@@ -45,16 +43,3 @@ def make_data(work: Path, icons: Path) -> None:
         drawn = list(pool.map(_draw_chunk, [icons] * len(chunks), chunks, chunksize=4))
     np.save(work / "pictures.npy", np.concatenate([pictures for pictures, _ in drawn]))
     (work / "scenes.json").write_text(json.dumps([s for _, scenes in drawn for s in scenes]))
-
-
-class Data:
-    """Pictures and scenes: first those trained on, then held-out ones, then strange ones."""
-
-    def __init__(self, work: Path) -> None:
-        self.pictures = np.load(work / "pictures.npy", mmap_mode="r")
-        self.scenes = [Scene(**s) for s in json.loads((work / "scenes.json").read_text())]
-
-    def batch(self, index: np.ndarray, device: torch.device) -> Tensor:
-        """Pictures (b, 3, 64, 64) in [0, 1]."""
-        pictures = torch.from_numpy(self.pictures[index]).to(device)
-        return pictures.permute(0, 3, 1, 2).float().div_(255)

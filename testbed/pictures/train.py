@@ -12,6 +12,7 @@ started again. Seeds are fixed; results differ between kinds of hardware only by
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -26,11 +27,11 @@ from torch.nn import functional as F
 
 from testbed.world import train as world
 from testbed.world.networks import TEXT_NARROW, TOKENS, TextEncoder, UNet
-from testbed.world.run import Run, autocast, part
+from testbed.world.run import Data, Run, autocast, part
 
 from . import vae
 from .captions import Caption, caption
-from .data import STRANGE_SCENES, TEST_SCENES, TRAIN_SCENES, Data, make_data
+from .data import STRANGE_SCENES, TEST_SCENES, TRAIN_SCENES, make_data
 from .judge import CLASSES, labels, new_judge
 from .scene import Scene
 from .wan import Wan
@@ -68,7 +69,7 @@ def disturb(pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return pictures * gain + offset + 0.06 * float(rng.random()) * torch.randn_like(pictures)
 
 
-def train_judge(work: Path, data: Data, steps: int) -> Run:
+def train_judge(work: Path, data: Data[Scene], steps: int) -> Run:
     """A sixth of a batch is strange, so that the judge need not see a concept or a known hand."""
     run = Run("judge", work, new_judge().to(DEVICE), steps, 2e-3)
     targets = {
@@ -101,7 +102,7 @@ def _rebuilding_error(drawn: Tensor, pictures: Tensor) -> Tensor:
     return error.abs().mean() + 2 * error.square().mean() + coarse + 0.5 * (across + down)
 
 
-def _autoencoder_run(run: Run, data: Data, *, signed: bool) -> Run:
+def _autoencoder_run(run: Run, data: Data[Scene], *, signed: bool) -> Run:
     """Trained with noise on the latents, whose size is kept near one."""
 
     def loss_of(rng: np.random.Generator) -> Tensor:
@@ -119,21 +120,21 @@ def _autoencoder_run(run: Run, data: Data, *, signed: bool) -> Run:
     return run
 
 
-def train_taesd(work: Path, data: Data, steps: int) -> Run:
+def train_taesd(work: Path, data: Data[Scene], steps: int) -> Run:
     """The autoencoder of the SD 1.5 layout, 4 channels."""
     module = world.Autoencoder().to(DEVICE, memory_format=LAST)
     run = Run("taesd", work, module, steps, 3e-3)
     return _autoencoder_run(run, data, signed=False)
 
 
-def train_vae(work: Path, data: Data, steps: int) -> Run:
+def train_vae(work: Path, data: Data[Scene], steps: int) -> Run:
     """The autoencoder of the Wan layout, 16 channels."""
     module = vae.Autoencoder().to(DEVICE, memory_format=LAST)
     run = Run("vae", work, module, steps, 2e-3)
     return _autoencoder_run(run, data, signed=True)
 
 
-def refine_decoder(work: Path, data: Data, name: str, steps: int) -> Run:
+def refine_decoder(work: Path, data: Data[Scene], steps: int, name: str) -> Run:
     """Train only the decoder on: the latents stay, and with them what a model has learned."""
     signed = name == "vae"
     module = finished(work, name).to(memory_format=LAST)
@@ -192,7 +193,7 @@ def meaning(scene: Scene, said: Caption, field: str) -> int:
     return MEANINGS[field].index(value)
 
 
-def train_text(work: Path, data: Data, steps: int) -> Run:
+def train_text(work: Path, data: Data[Scene], steps: int) -> Run:
     """Teach the text encoder what captions mean, as CLIP's was taught before Stable Diffusion.
 
     Every end token after a caption has to tell each field of its scene. No word hears a later one,
@@ -227,7 +228,7 @@ def train_text(work: Path, data: Data, steps: int) -> Run:
 
 
 @torch.no_grad()
-def encode(work: Path, data: Data, name: str) -> None:
+def encode(work: Path, data: Data[Scene], name: str) -> None:
     """Everything that a model's training reads again and again, computed once.
 
     Latents of the training pictures, and what the frozen text encoder says to one caption of each
@@ -266,7 +267,7 @@ def encode(work: Path, data: Data, name: str) -> None:
 class Pairs:
     """Captions with pictures that they fit: of the same concept, hand and background."""
 
-    def __init__(self, work: Path, data: Data, name: str) -> None:
+    def __init__(self, work: Path, data: Data[Scene], name: str) -> None:
         self.latents = load_file(work / f"latents-{name}.safetensors")["latents"]
         self.captions = np.load(work / "captions.npy", mmap_mode="r")
         alike: dict[Scene, list[int]] = {}
@@ -286,7 +287,7 @@ class Pairs:
 # ---------------------------------------------------------------- diffusion
 
 
-def train_unet(work: Path, data: Data, steps: int) -> Run:
+def train_unet(work: Path, data: Data[Scene], steps: int) -> Run:
     """Noise prediction with SD1's schedule; the text encoder stays as it is, as in SD1.
 
     Steps with little noise weigh less (min-SNR-5, arXiv 2303.09556): what is shown is decided where
@@ -319,7 +320,7 @@ def latent_scale(latents: Tensor) -> tuple[Tensor, Tensor]:
     return latents.mean((0, 2, 3), keepdim=True), latents.std((0, 2, 3), keepdim=True)
 
 
-def train_wan(work: Path, data: Data, steps: int) -> Run:
+def train_wan(work: Path, data: Data[Scene], steps: int) -> Run:
     """Rectified flow: from the picture towards the noise, at times drawn around the middle.
 
     The text's keys and values cost more than the picture's 16 tokens, so each caption serves three
@@ -397,6 +398,17 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "wan": Wan,
 }
 
+TRAININGS: dict[str, Callable[[Path, Data[Scene], int], Run]] = {
+    "judge": train_judge,
+    "taesd": train_taesd,
+    "vae": train_vae,
+    "text": train_text,
+    "unet": train_unet,
+    "wan": train_wan,
+    "taesd-decoder": functools.partial(refine_decoder, name="taesd"),
+    "vae-decoder": functools.partial(refine_decoder, name="vae"),
+}
+
 
 def main() -> None:
     """Command line."""
@@ -414,22 +426,10 @@ def main() -> None:
             begin(args.work, args.out)
         case "data":
             make_data(args.work, args.icons or args.work / "icons")
-        case "judge":
-            train_judge(args.work, Data(args.work), steps)
-        case "taesd":
-            train_taesd(args.work, Data(args.work), steps)
-        case "vae":
-            train_vae(args.work, Data(args.work), steps)
-        case "text":
-            train_text(args.work, Data(args.work), steps)
-        case "unet":
-            train_unet(args.work, Data(args.work), steps)
-        case "wan":
-            train_wan(args.work, Data(args.work), steps)
-        case "taesd-decoder" | "vae-decoder":
-            refine_decoder(args.work, Data(args.work), args.stage.split("-")[0], steps)
         case "export":
             export(args.work, args.out)
+        case stage:
+            TRAININGS[stage](args.work, Data(args.work, Scene), steps)
 
 
 if __name__ == "__main__":

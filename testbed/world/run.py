@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SAVE_SECONDS = 180
+S = TypeVar("S")
+"""What a picture shows."""
 
 
 class Run:
@@ -112,6 +116,19 @@ class Run:
         """The module with the running average of its weights, for use after training."""
         self.module.load_state_dict(self.average)
         return self.module.eval().requires_grad_(False)
+
+
+class Data(Generic[S]):
+    """Pictures that were drawn once, and what each shows; the last ones are never trained on."""
+
+    def __init__(self, work: Path, scene: Callable[..., S]) -> None:
+        self.pictures = np.load(work / "pictures.npy", mmap_mode="r")
+        self.scenes = [scene(**s) for s in json.loads((work / "scenes.json").read_text())]
+
+    def batch(self, index: np.ndarray, device: torch.device) -> Tensor:
+        """Pictures (b, 3, 64, 64) in [0, 1]."""
+        pictures = torch.from_numpy(self.pictures[index]).to(device)
+        return pictures.permute(0, 3, 1, 2).float().div_(255)
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from .captions import caption
 from .judge import CLASSES, labels, new_judge
 from .networks import TEXT_NARROW, Decoder, Encoder, TextEncoder, UNet
 from .render import render
-from .run import Run, autocast, part
+from .run import Data, Run, autocast, part
 from .scene import Scene, random_scene
 from .vocabulary import (
     BACKGROUNDS,
@@ -89,23 +89,10 @@ def make_data(work: Path) -> None:
     (work / "scenes.json").write_text(json.dumps([s for _, scenes in drawn for s in scenes]))
 
 
-class Data:
-    """Pictures and scenes; the last `TEST_SCENES` are never trained on."""
-
-    def __init__(self, work: Path) -> None:
-        self.pictures = np.load(work / "pictures.npy", mmap_mode="r")
-        self.scenes = [Scene(**s) for s in json.loads((work / "scenes.json").read_text())]
-
-    def batch(self, index: np.ndarray, device: torch.device) -> Tensor:
-        """Pictures (b, 3, 64, 64) in [0, 1]."""
-        pictures = torch.from_numpy(self.pictures[np.sort(index)]).to(device)
-        return pictures.permute(0, 3, 1, 2).float().div_(255)
-
-
 # ---------------------------------------------------------------- stages
 
 
-def train_judge(work: Path, data: Data, device: torch.device, steps: int) -> Run:
+def train_judge(work: Path, data: Data[Scene], device: torch.device, steps: int) -> Run:
     """The judge sees shifted, blurred and noisy pictures too, so that it reads drawings it did not
     make, and empty or meaningless scenes, so that it is not forced to see an object."""
     run = Run("judge", work, new_judge().to(device), steps, 2e-3)
@@ -146,13 +133,13 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = Encoder(), Decoder()
 
 
-def train_autoencoder(work: Path, data: Data, device: torch.device, steps: int) -> Run:
+def train_autoencoder(work: Path, data: Data[Scene], device: torch.device, steps: int) -> Run:
     """Absolute error at two scales, with noise on the latents, whose size is kept near one."""
     module = Autoencoder().to(device, memory_format=torch.channels_last)
     run = Run("autoencoder", work, module, steps, 2e-3)
 
     def loss_of(rng: np.random.Generator) -> Tensor:
-        pictures = data.batch(rng.integers(0, TRAIN_SCENES, 48), device)
+        pictures = data.batch(np.sort(rng.integers(0, TRAIN_SCENES, 48)), device)
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         with autocast(device):
             latents = module.encoder(pictures).float()
@@ -178,7 +165,7 @@ class Reader(nn.Module):
         )
 
 
-def train_text(work: Path, data: Data, device: torch.device, steps: int) -> Run:
+def train_text(work: Path, data: Data[Scene], device: torch.device, steps: int) -> Run:
     """Teach the text encoder what captions mean, as CLIP's was taught before Stable Diffusion.
 
     Every end token after a caption has to tell each attribute of its scene. Trained only through
@@ -208,7 +195,7 @@ def train_text(work: Path, data: Data, device: torch.device, steps: int) -> Run:
 
 
 def train_unet(
-    work: Path, data: Data, autoencoder: Autoencoder, text: TextEncoder, steps: int
+    work: Path, data: Data[Scene], autoencoder: Autoencoder, text: TextEncoder, steps: int
 ) -> Run:
     """Noise prediction with SD1's schedule; the text encoder stays as it is, as in SD1.
 
@@ -241,7 +228,7 @@ def train_unet(
 
 
 def _caption_batches(
-    data: Data, start: int, steps: int, size: int
+    data: Data[Scene], start: int, steps: int, size: int
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     for step in range(start, steps):
         rng = np.random.default_rng(step)
@@ -254,7 +241,9 @@ def _caption_batches(
 
 
 @torch.no_grad()
-def _encode(file: Path, data: Data, autoencoder: Autoencoder, device: torch.device) -> Tensor:
+def _encode(
+    file: Path, data: Data[Scene], autoencoder: Autoencoder, device: torch.device
+) -> Tensor:
     if file.exists():
         return load_file(file)["latents"]
     parts = []
@@ -293,7 +282,7 @@ def main() -> None:
     wanted = STAGES if args.stage is None else (args.stage,)
 
     make_data(args.work)
-    data = Data(args.work)
+    data = Data(args.work, Scene)
     runs: dict[str, Run] = {}
     if {"judge", "export"} & set(wanted):
         steps = args.judge_steps if "judge" in wanted else 0
