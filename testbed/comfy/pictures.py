@@ -1,9 +1,11 @@
-"""The two models of real pictures in this ComfyUI process, loaded as stock nodes do."""
+"""The two models of real pictures in this ComfyUI process, loaded as stock nodes do.
+
+`dev.py` puts their files where the loaders look.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,6 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-import folder_paths
 from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
 
 import comfy.sample
@@ -23,13 +24,6 @@ from testbed.pictures.narrow import CFG, SHIFT, STEPS
 
 SIDE, BATCH = 8, 32
 """Of a latent; pictures a call of the sampler."""
-
-
-def register(folder: Path) -> None:
-    """Let stock loaders find what `testbed.pictures.expand` wrote below a folder."""
-    for file in FILES.values():
-        kind = file.split("/", maxsplit=1)[0]
-        folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
 
 
 class _Loaded:
@@ -86,11 +80,10 @@ class Sd15(_Loaded):
 
     shape, scheduler = (4, SIDE, SIDE), "normal"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        register(folder)
         loader = nodes.CheckpointLoaderSimple()
-        self.model, self.clip, self.vae = loader.load_checkpoint(_name("checkpoint"))[:3]
+        self.model, self.clip, self.vae = loader.load_checkpoint(name("checkpoint"))[:3]
 
 
 class WanPictures(_Loaded):
@@ -98,16 +91,16 @@ class WanPictures(_Loaded):
 
     shape, scheduler = (16, 1, SIDE, SIDE), "simple"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        register(folder)
         from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-        (model,) = nodes.UNETLoader().load_unet(_name("diffusion model"), "default")
+        (model,) = nodes.UNETLoader().load_unet(name("diffusion model"), "default")
         (self.model,) = ModelSamplingSD3().patch(model, SHIFT)
-        (self.clip,) = nodes.CLIPLoader().load_clip(_name("text encoder"), "sd3")
-        (self.vae,) = nodes.VAELoader().load_vae(_name("autoencoder"))
+        (self.clip,) = nodes.CLIPLoader().load_clip(name("text encoder"), "sd3")
+        (self.vae,) = nodes.VAELoader().load_vae(name("autoencoder"))
 
 
-def _name(part: str) -> str:
+def name(part: str) -> str:
+    """How loaders list a file of `testbed.pictures.expand.FILES`."""
     return FILES[part].rsplit("/", maxsplit=1)[-1]
