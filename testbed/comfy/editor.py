@@ -66,6 +66,22 @@ SET_WIDGET = """([node, name, value]) => {
     app.graph.getNodeById(node).widgets.find(widget => widget.name === name).value = value;
 }"""
 
+ADD = """([type, position]) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = position;
+    app.graph.add(node);
+    return Number(node.id);
+}"""
+
+REMOVE = "node => app.graph.remove(app.graph.getNodeById(node))"
+
+CONNECT = """([source, output, target, input]) => {
+    const slot = app.graph.getNodeById(target).inputs.findIndex(each => each.name === input);
+    app.graph.getNodeById(source).connect(output, app.graph.getNodeById(target), slot);
+}"""
+
+SWITCH_ON = "node => { app.graph.getNodeById(node).mode = 0; }"
+
 BOUNDS = "app.graph.nodes.map(node => [node.id, Array.from(node.boundingRect)])"
 
 FIT_TO_WINDOW = """bounds => {
@@ -170,6 +186,22 @@ class Editor:
     def set_widget(self, node: int, name: str, value: Any) -> None:
         """Turn a node's widget."""
         self.page.evaluate(SET_WIDGET, [node, name, value])
+
+    def add(self, node_type: str, position: tuple[int, int]) -> int:
+        """Put a new node on the canvas; its id."""
+        return self.page.evaluate(ADD, [node_type, position])
+
+    def remove(self, node: int) -> None:
+        """Take a node from the canvas."""
+        self.page.evaluate(REMOVE, node)
+
+    def connect(self, source: int, output: int, target: int, name: str) -> None:
+        """Draw a link from an output to an input, in place of the one that is there."""
+        self.page.evaluate(CONNECT, [source, output, target, name])
+
+    def switch_on(self, node: int) -> None:
+        """End a node's bypass, as Ctrl+B does."""
+        self.page.evaluate(SWITCH_ON, node)
 
     def saved(self) -> dict[str, Any]:
         """The workflow as the editor would save it now."""

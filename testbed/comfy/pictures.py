@@ -83,7 +83,7 @@ class Sd15(_Loaded):
     def __init__(self) -> None:
         super().__init__()
         loader = nodes.CheckpointLoaderSimple()
-        self.model, self.clip, self.vae = loader.load_checkpoint(name("checkpoint"))[:3]
+        self.model, self.clip, self.vae = loader.load_checkpoint(_name("checkpoint"))[:3]
 
 
 class WanPictures(_Loaded):
@@ -95,12 +95,11 @@ class WanPictures(_Loaded):
         super().__init__()
         from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
-        (model,) = nodes.UNETLoader().load_unet(name("diffusion model"), "default")
+        (model,) = nodes.UNETLoader().load_unet(_name("diffusion model"), "default")
         (self.model,) = ModelSamplingSD3().patch(model, SHIFT)
-        (self.clip,) = nodes.CLIPLoader().load_clip(name("text encoder"), "sd3")
-        (self.vae,) = nodes.VAELoader().load_vae(name("autoencoder"))
+        (self.clip,) = nodes.CLIPLoader().load_clip(_name("text encoder"), "sd3")
+        (self.vae,) = nodes.VAELoader().load_vae(_name("autoencoder"))
 
 
-def name(part: str) -> str:
-    """How loaders list a file of `testbed.pictures.expand.FILES`."""
+def _name(part: str) -> str:
     return FILES[part].rsplit("/", maxsplit=1)[-1]
