@@ -31,6 +31,7 @@ from testbed.comfy.examples import (
     values,
 )
 from testbed.comfy.server import ComfyServer
+from testbed.comfy.small_wan import TEMPLATE
 from testbed.world.judge import read
 
 
@@ -66,7 +67,7 @@ EXAMPLES = {
     "Erase several concepts": Example(summaries=1, shows="Bramble"),
     "Use a saved eraser": Example(pairs=2, summaries=1),
 }
-EVERY = {**EXAMPLES, "Erase a concept from Wan": Example()}
+EVERY = {**EXAMPLES, TEMPLATE: Example()}
 """The last one is run in `test_editor_wan.py`, with another model."""
 
 SAVED = "Zephyra_00001_.safetensors"

@@ -14,31 +14,15 @@ from comfyui_pure.pure_core.cli import describe
 from testbed.comfy.editor import Editor, finished, opened
 from testbed.comfy.examples import Workflow, essence, example
 from testbed.comfy.server import ComfyServer
-from testbed.pictures.expand import FILES, WEIGHTS
+from testbed.comfy.small_wan import LOADERS, SETTINGS, SIZE, TEMPLATE
+from testbed.pictures.expand import WEIGHTS
 from testbed.pictures.judge import read
-from testbed.pictures.narrow import CFG, SHIFT, STEPS
 from testbed.pictures.wan import LAYERS
 
 pytestmark = pytest.mark.skipif(
     not (WEIGHTS / "wan.safetensors").exists(),
     reason="testbed/pictures/weights/ holds no trained Wan yet: see its README",
 )
-
-SIZE = 64
-LOADERS = {
-    "UNETLoader": {"unet_name": Path(FILES["diffusion model"]).name},
-    "CLIPLoader": {"clip_name": Path(FILES["text encoder"]).name, "type": "sd3"},
-    "VAELoader": {"vae_name": Path(FILES["autoencoder"]).name},
-}
-"""In the order of a checkpoint loader's outputs."""
-
-SETTINGS = {
-    **LOADERS,
-    "ModelSamplingSD3": {"shift": SHIFT},
-    "EmptyHunyuanLatentVideo": {"width": SIZE, "height": SIZE},
-    "KSampler": {"steps": STEPS, "cfg": CFG, "sampler_name": "euler"},
-}
-"""What the template's note says of this model."""
 
 CONCEPT = "fox"
 
@@ -116,7 +100,7 @@ def screenshot(editor: Editor, server: ComfyServer, name: str) -> None:
 @pytest.fixture(scope="module")
 def ran(editor: Editor, comfy_server: ComfyServer) -> Iterator[Ran]:
     """The template after Run with the small model chosen, and the eraser that it saved."""
-    workflow = example("Erase a concept from Wan")
+    workflow = example(TEMPLATE)
     editor.open(workflow)
     turn(editor, workflow, SETTINGS)
     saving, summary = only(workflow, "PURE_SaveEraser"), only(workflow, "PreviewAny")
@@ -124,7 +108,7 @@ def ran(editor: Editor, comfy_server: ComfyServer) -> Iterator[Ran]:
     pictures, outputs = run(editor, comfy_server)
     eraser = Path(outputs[str(saving)]["text"][0])
     try:
-        screenshot(editor, comfy_server, "Erase a concept from Wan, run")
+        screenshot(editor, comfy_server, f"{TEMPLATE}, run")
         assert editor.errors == []
         text = outputs[str(summary)]["text"][0]
         yield Ran(editor.saved(), pictures, text, eraser)

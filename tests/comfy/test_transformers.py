@@ -148,7 +148,9 @@ def test_a_capture_sees_the_shift_of_the_noise_levels_before_it() -> None:
             assert relative(plain[site][1::2], second) > 1e-3
             assert torch.equal(again[site], rows[site])
         assert fingerprint(shifted(model)) == fingerprint(shifted(model))
-        assert len({fingerprint(each) for each in (model, shifted(model), shifted(model, 4.0))}) == 3
+        assert (
+            len({fingerprint(each) for each in (model, shifted(model), shifted(model, 4.0))}) == 3
+        )
         eraser = random_eraser(model, "values", rank=2, by_head=True)
         before, after = patch(shifted(model), eraser).model, shifted(patch(model, eraser).model)
         drawn = sampled(name, before)
