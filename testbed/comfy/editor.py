@@ -66,6 +66,15 @@ SET_WIDGET = """([node, name, value]) => {
     app.graph.getNodeById(node).widgets.find(widget => widget.name === name).value = value;
 }"""
 
+CHOOSE = """([id, name, value]) => {
+    const node = app.graph.getNodeById(id);
+    const widget = node.widgets.find(widget => widget.name === name);
+    const before = widget.value;
+    widget.value = value;
+    widget.callback?.(value, app.canvas, node);
+    node.onWidgetChanged?.(name, value, before, widget);
+}"""
+
 ADD = """([type, position]) => {
     const node = LiteGraph.createNode(type);
     node.pos = position;
@@ -80,7 +89,7 @@ CONNECT = """([source, output, target, input]) => {
     app.graph.getNodeById(source).connect(output, app.graph.getNodeById(target), slot);
 }"""
 
-SWITCH_ON = "node => { app.graph.getNodeById(node).mode = 0; }"
+SWITCH = "([node, on]) => { app.graph.getNodeById(node).mode = on ? 0 : 4; }"
 
 BOUNDS = "app.graph.nodes.map(node => [node.id, Array.from(node.boundingRect)])"
 
@@ -187,6 +196,10 @@ class Editor:
         """Turn a node's widget."""
         self.page.evaluate(SET_WIDGET, [node, name, value])
 
+    def choose(self, node: int, name: str, value: Any) -> None:
+        """Turn a node's widget and let the editor notice it, as it does a person's click."""
+        self.page.evaluate(CHOOSE, [node, name, value])
+
     def add(self, node_type: str, position: tuple[int, int]) -> int:
         """Put a new node on the canvas; its id."""
         return self.page.evaluate(ADD, [node_type, position])
@@ -199,9 +212,9 @@ class Editor:
         """Draw a link from an output to an input, in place of the one that is there."""
         self.page.evaluate(CONNECT, [source, output, target, name])
 
-    def switch_on(self, node: int) -> None:
-        """End a node's bypass, as Ctrl+B does."""
-        self.page.evaluate(SWITCH_ON, node)
+    def switch(self, node: int, on: bool) -> None:
+        """End a node's bypass or begin it, as Ctrl+B does."""
+        self.page.evaluate(SWITCH, [node, on])
 
     def saved(self) -> dict[str, Any]:
         """The workflow as the editor would save it now."""

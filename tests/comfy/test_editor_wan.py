@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 CONCEPT = "fox"
+QUICK = {"PURE_EraseConcept": {"latents": 1}}
+"""A third of the work is enough here."""
 
 
 class Pictures(NamedTuple):
@@ -69,7 +71,7 @@ def turn(editor: Editor, workflow: Workflow, settings: dict[str, dict[str, Any]]
     for node_type, widgets in settings.items():
         for node in by_type(workflow, node_type):
             for name, value in widgets.items():
-                editor.set_widget(node, name, value)
+                editor.choose(node, name, value)
 
 
 def run(editor: Editor, server: ComfyServer) -> tuple[Pictures, dict[str, Any]]:
@@ -102,9 +104,9 @@ def ran(editor: Editor, comfy_server: ComfyServer) -> Iterator[Ran]:
     """The template after Run with the small model chosen, and the eraser that it saved."""
     workflow = example(TEMPLATE)
     editor.open(workflow)
-    turn(editor, workflow, SETTINGS)
+    turn(editor, workflow, SETTINGS | QUICK)
     saving, summary = only(workflow, "PURE_SaveEraser"), only(workflow, "PreviewAny")
-    editor.switch_on(saving)
+    editor.switch(saving, on=True)
     pictures, outputs = run(editor, comfy_server)
     eraser = Path(outputs[str(saving)]["text"][0])
     try:
@@ -146,7 +148,7 @@ def test_saved_and_run_again_it_shows_the_same(
 ) -> None:
     editor.open(ran.saved)
     assert essence(editor.saved()) == essence(ran.saved)
-    editor.page.evaluate(f"app.graph.getNodeById({only(ran.saved, 'PURE_SaveEraser')}).mode = 4")
+    editor.switch(only(ran.saved, "PURE_SaveEraser"), on=False)
     comfy_server.free()  # else what it remembers is shown
     again, _ = run(editor, comfy_server)
     assert np.array_equal(again.before, ran.pictures.before)
@@ -160,7 +162,7 @@ def test_the_saved_eraser_in_its_place_shows_the_same(
     for node_type in ("PURE_SaveEraser", "PreviewAny", "PURE_EraseConcept"):
         editor.remove(only(ran.saved, node_type))
     loader, patch = editor.add("PURE_LoadEraser", (900, 0)), editor.add("PURE_Patch", (900, 200))
-    editor.set_widget(loader, "eraser_name", ran.eraser.name)
+    editor.choose(loader, "eraser_name", ran.eraser.name)
     editor.connect(loader, 0, patch, "eraser")
     editor.connect(only(ran.saved, "ModelSamplingSD3"), 0, patch, "model")
     _, after = by_type(ran.saved, "KSampler")
@@ -182,19 +184,17 @@ def test_erase_a_concept_takes_the_loaders_of_a_transformer(
     for output, (node_type, widgets) in enumerate(LOADERS.items()):
         loader = editor.add(node_type, (60, 600 + 160 * output))
         for name, value in widgets.items():
-            editor.set_widget(loader, name, value)
+            editor.choose(loader, name, value)
         for _, source, slot, target, place, _ in workflow["links"]:
             if (source, slot) == (checkpoint, output):
                 (node,) = (each for each in workflow["nodes"] if each["id"] == target)
                 editor.connect(loader, 0, target, node["inputs"][place]["name"])
     editor.remove(checkpoint)
-    turn(
-        editor,
-        workflow,
-        {"PURE_EraseConcept": {"concept": CONCEPT, "neighbours": "wolf\ndog", "kind": "object"}},
-    )
+    turn(editor, workflow, QUICK)
+    erasing = {"concept": CONCEPT, "neighbours": "wolf\ndog", "kind": "object"}
+    turn(editor, workflow, {"PURE_EraseConcept": erasing})
     prompt, _ = sorted(by_type(workflow, "CLIPTextEncode"))
-    editor.set_widget(prompt, "text", f"a {CONCEPT} on a meadow")
+    editor.choose(prompt, "text", f"a {CONCEPT} on a meadow")
     pictures, outputs = run(editor, comfy_server)
     screenshot(editor, comfy_server, "Erase a concept, loaders exchanged, run")
     assert_differ(pictures)
