@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev import packages, releases
-from dev.console import ROOT, SetupError, link_to_checkout, output, say
-from dev.model import shipped_checkpoint
+from dev.console import ROOT, SetupError, link_to_checkout, output
+from dev.model import DRAWN, PICTURES, place_models
 
 DEV = ROOT / ".dev"
 """What belongs to this checkout alone; ignored by git."""
@@ -42,7 +42,7 @@ class ComfyUI:
     packages: Path
     """Goes ahead of the environment on PYTHONPATH."""
     checkpoint: Path | None
-    """The shipped model, where ComfyUI finds it."""
+    """The drawn world's model, where ComfyUI finds it."""
 
     def environment(self, device: str) -> dict[str, str]:
         """The variables `dev/launch.py`, the tests and the demo read."""
@@ -101,7 +101,7 @@ def pinned(version: str) -> ComfyUI:
         python=python,
         base=base,
         packages=packages.overlay(version),
-        checkpoint=place_checkpoint(python, base),
+        checkpoint=place_worlds(python, base),
     )
 
 
@@ -122,7 +122,7 @@ def own() -> ComfyUI:
         python=python,
         base=base,
         packages=packages.tools(python),
-        checkpoint=place_checkpoint(python, base),
+        checkpoint=place_worlds(python, base),
     )
 
 
@@ -165,18 +165,7 @@ def base_folder(name: str) -> Path:
     return base
 
 
-def place_checkpoint(python: Path, base: Path) -> Path | None:
-    """Put the shipped model into the base folder's checkpoints, without a second copy on disk."""
-    source = shipped_checkpoint(python, DEV)
-    if source is None:
-        return None
-    target = base / "models" / "checkpoints" / "pure-world.safetensors"
-    if target.exists() and target.samefile(source):
-        return target
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError as error:
-        say(f"copying the model, hard links do not work here ({error})")
-        shutil.copyfile(source, target)
-    return target
+def place_worlds(python: Path, base: Path) -> Path | None:
+    """Put the shipped models into the base folder; the drawn world's checkpoint."""
+    drawn, _ = (place_models(world, python, DEV, base / "models") for world in (DRAWN, PICTURES))
+    return drawn[0] if drawn else None

@@ -66,6 +66,31 @@ SET_WIDGET = """([node, name, value]) => {
     app.graph.getNodeById(node).widgets.find(widget => widget.name === name).value = value;
 }"""
 
+CHOOSE = """([id, name, value]) => {
+    const node = app.graph.getNodeById(id);
+    const widget = node.widgets.find(widget => widget.name === name);
+    const before = widget.value;
+    widget.value = value;
+    widget.callback?.(value, app.canvas, node);
+    node.onWidgetChanged?.(name, value, before, widget);
+}"""
+
+ADD = """([type, position]) => {
+    const node = LiteGraph.createNode(type);
+    node.pos = position;
+    app.graph.add(node);
+    return Number(node.id);
+}"""
+
+REMOVE = "node => app.graph.remove(app.graph.getNodeById(node))"
+
+CONNECT = """([source, output, target, input]) => {
+    const slot = app.graph.getNodeById(target).inputs.findIndex(each => each.name === input);
+    app.graph.getNodeById(source).connect(output, app.graph.getNodeById(target), slot);
+}"""
+
+SWITCH = "([node, on]) => { app.graph.getNodeById(node).mode = on ? 0 : 4; }"
+
 BOUNDS = "app.graph.nodes.map(node => [node.id, Array.from(node.boundingRect)])"
 
 FIT_TO_WINDOW = """bounds => {
@@ -170,6 +195,26 @@ class Editor:
     def set_widget(self, node: int, name: str, value: Any) -> None:
         """Turn a node's widget."""
         self.page.evaluate(SET_WIDGET, [node, name, value])
+
+    def choose(self, node: int, name: str, value: Any) -> None:
+        """Turn a node's widget and let the editor notice it, as it does a person's click."""
+        self.page.evaluate(CHOOSE, [node, name, value])
+
+    def add(self, node_type: str, position: tuple[int, int]) -> int:
+        """Put a new node on the canvas; its id."""
+        return self.page.evaluate(ADD, [node_type, position])
+
+    def remove(self, node: int) -> None:
+        """Take a node from the canvas."""
+        self.page.evaluate(REMOVE, node)
+
+    def connect(self, source: int, output: int, target: int, name: str) -> None:
+        """Draw a link from an output to an input, in place of the one that is there."""
+        self.page.evaluate(CONNECT, [source, output, target, name])
+
+    def switch(self, node: int, on: bool) -> None:
+        """End a node's bypass or begin it, as Ctrl+B does."""
+        self.page.evaluate(SWITCH, [node, on])
 
     def saved(self) -> dict[str, Any]:
         """The workflow as the editor would save it now."""

@@ -1,10 +1,14 @@
-"""The two models of real pictures in this ComfyUI process, loaded as stock nodes do."""
+"""The two models of real pictures in this ComfyUI process, loaded as stock nodes do.
+
+`dev.py` puts their files where the loaders look.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from testbed.comfy import inprocess
 
-import folder_paths
+inprocess.enter()
+
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 import nodes
@@ -13,20 +17,12 @@ from testbed.pictures.expand import FILES
 from testbed.pictures.narrow import CFG, SHIFT
 
 
-def register(folder: Path) -> None:
-    """Let stock loaders find what `testbed.pictures.expand` wrote below a folder."""
-    for file in FILES.values():
-        kind = file.split("/", maxsplit=1)[0]
-        folder_paths.add_model_folder_path(kind, str(folder / kind), is_default=True)
-
-
 class Sd15(Erasable):
     """The SD 1.5 layout by CheckpointLoaderSimple."""
 
     shape, cfg, scheduler = (4, 8, 8), CFG, "normal"
 
-    def __init__(self, folder: Path) -> None:
-        register(folder)
+    def __init__(self) -> None:
         super().__init__(*nodes.CheckpointLoaderSimple().load_checkpoint(_name("checkpoint"))[:3])
 
 
@@ -35,8 +31,7 @@ class WanPictures(Erasable):
 
     shape, cfg, scheduler = (16, 1, 8, 8), CFG, "simple"
 
-    def __init__(self, folder: Path) -> None:
-        register(folder)
+    def __init__(self) -> None:
         (model,) = nodes.UNETLoader().load_unet(_name("diffusion model"), "default")
         (model,) = ModelSamplingSD3().patch(model, SHIFT)
         (clip,) = nodes.CLIPLoader().load_clip(_name("text encoder"), "sd3")

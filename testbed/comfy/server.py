@@ -10,6 +10,7 @@ Runs in the prepared environment (`aiohttp` comes with ComfyUI)::
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import socket
@@ -20,13 +21,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import aiohttp
+import numpy as np
+from PIL import Image
 
 from dev.console import ROOT
 
@@ -254,6 +257,11 @@ class ComfyServer:
     def image(self, reference: Mapping[str, str]) -> bytes:
         """The file of a saved or previewed picture (PNG)."""
         return self.read("/view", **reference)
+
+    def pictures(self, references: Iterable[Mapping[str, str]]) -> np.ndarray:
+        """The pictures of a node (b, height, width, 3), uint8."""
+        files = (self.image(reference) for reference in references)
+        return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
 
 
 def free_port() -> int:

@@ -31,6 +31,7 @@ from testbed.comfy.examples import (
     values,
 )
 from testbed.comfy.server import ComfyServer
+from testbed.comfy.small_wan import TEMPLATE
 from testbed.world.judge import read
 
 
@@ -66,6 +67,9 @@ EXAMPLES = {
     "Erase several concepts": Example(summaries=1, shows="Bramble"),
     "Use a saved eraser": Example(pairs=2, summaries=1),
 }
+EVERY = {**EXAMPLES, TEMPLATE: Example()}
+"""The last one is run in `test_editor_wan.py`, with another model."""
+
 SAVED = "Zephyra_00001_.safetensors"
 """The eraser that one example writes and another reads."""
 
@@ -152,7 +156,7 @@ def definitions(comfy_server: ComfyServer) -> dict[str, Any]:
 
 
 def test_the_examples_are_there() -> None:
-    assert [file.stem for file in FILES] == sorted(EXAMPLES)
+    assert [file.stem for file in FILES] == sorted(EVERY)
 
 
 def test_the_server_offers_the_examples(comfy_server: ComfyServer, module: str) -> None:
@@ -201,7 +205,7 @@ def test_an_example_keeps_the_defaults(
             linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
             for name, value in values(node, definition).items():
                 kind, extra = options(definition, name)
-                if name not in CHOSEN | EXAMPLES[file.stem].chosen | linked:
+                if name not in CHOSEN | EVERY[file.stem].chosen | linked:
                     assert value == extra["default"], (node["type"], name)
                 if kind == "COMBO":
                     assert value in extra["options"], (node["type"], name)
@@ -218,10 +222,11 @@ def test_before_and_after_differ_in_the_model_alone(
         return dict(prompt[decoded["inputs"]["samples"][0]]["inputs"])
 
     comparisons = [node for node in prompt.values() if node["class_type"] == "PURE_Compare"]
-    assert len(comparisons) == EXAMPLES[file.stem].pairs
+    assert len(comparisons) == EVERY[file.stem].pairs
     for comparison in comparisons:
         before, after = sampled(comparison, "before"), sampled(comparison, "after")
-        assert prompt[before.pop("model")[0]]["class_type"] == "CheckpointLoaderSimple"
+        loaded = prompt[before.pop("model")[0]]["class_type"]
+        assert loaded in ("CheckpointLoaderSimple", "ModelSamplingSD3")
         assert prompt[after.pop("model")[0]]["class_type"] in ("PURE_Patch", "PURE_EraseConcept")
         assert before == after
         assert isinstance(before["seed"], list)  # one widget for both
@@ -331,8 +336,8 @@ def ran(
         assert editor.errors == []
         yield Ran(
             EXAMPLES[request.param],
-            [fetch(comfy_server, pictures) for pictures in found("pure_before")],
-            [fetch(comfy_server, pictures) for pictures in found("pure_after")],
+            [comfy_server.pictures(pictures) for pictures in found("pure_before")],
+            [comfy_server.pictures(pictures) for pictures in found("pure_after")],
             texts("PreviewAny"),
             files,
         )
@@ -403,9 +408,3 @@ def how_many(batch: np.ndarray, character: str) -> int:
     """In how many pictures the judge recognises the character."""
     readings = read(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
     return sum(reading.shows("character", character) for reading in readings)
-
-
-def fetch(server: ComfyServer, references: list[dict[str, str]]) -> np.ndarray:
-    """The pictures of a node (b, height, width, 3), uint8."""
-    files = (server.image(reference) for reference in references)
-    return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])

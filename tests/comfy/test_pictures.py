@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -29,21 +27,13 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both models as files of ComfyUI's layouts."""
-    target = tmp_path_factory.mktemp("pictures")
-    expand.main(target)
-    return target
+def sd15() -> Sd15:
+    return Sd15()
 
 
 @pytest.fixture(scope="module")
-def sd15(folder: Path) -> Sd15:
-    return Sd15(folder)
-
-
-@pytest.fixture(scope="module")
-def wan(folder: Path) -> WanPictures:
-    return WanPictures(folder)
+def wan() -> WanPictures:
+    return WanPictures()
 
 
 def close(wide: Tensor, own: Tensor) -> None:

@@ -15,12 +15,14 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfyui_pure.nodes import EraseConcept
 from comfyui_pure.nodes.host.capture import CaptureError
 from comfyui_pure.nodes.host.capture.arrival import arriving_encoded
 from comfyui_pure.nodes.host.capture.batches import batches
 from comfyui_pure.nodes.host.conditioning import Encoded, stack
 from comfyui_pure.nodes.host.export import save_lora
+from comfyui_pure.nodes.host.identity import fingerprint
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
@@ -34,6 +36,7 @@ from torch import Tensor
 
 from testbed.comfy.erasers import random_eraser
 from testbed.comfy.families import text_encoder
+from testbed.comfy.stock import execute
 from testbed.comfy.transformer_measures import (
     ANCHORS,
     captured,
@@ -124,6 +127,36 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
         for site, rows in alone.rows.items():
             part = together.grid(site)[number].flatten(0, 1)
             assert relative(part, rows.double()) <= 2e-5, (number, site)
+
+
+def test_a_capture_sees_the_shift_of_the_noise_levels_before_it() -> None:
+    """So ModelSamplingSD3 belongs before the capture; sampling takes it on either side."""
+    name = "Wan 2.1 T2V"
+    model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+
+    def shifted(model: ModelPatcher, shift: float = 3.0) -> ModelPatcher:
+        return execute(ModelSamplingSD3, model=model, shift=shift)[0]
+
+    with untouched(model):
+        rows, other, again, plain = (
+            captured(name, each, prompts, run_steps=2).rows
+            for each in (shifted(model), shifted(model, 12.0), shifted(model), model)
+        )
+        for site in rows:
+            second = rows[site][1::2].double()  # all begin with the same noise
+            assert relative(other[site][1::2], second) > 1e-3
+            assert relative(plain[site][1::2], second) > 1e-3
+            assert torch.equal(again[site], rows[site])
+        assert fingerprint(shifted(model)) == fingerprint(shifted(model))
+        assert (
+            len({fingerprint(each) for each in (model, shifted(model), shifted(model, 4.0))}) == 3
+        )
+        eraser = random_eraser(model, "values", rank=2, by_head=True)
+        before, after = patch(shifted(model), eraser).model, shifted(patch(model, eraser).model)
+        drawn = sampled(name, before)
+        assert torch.equal(sampled(name, after), drawn)
+        assert not torch.equal(sampled(name, patch(model, eraser).model), drawn)
+        assert not torch.equal(sampled(name, shifted(model)), drawn)
 
 
 @each_kind

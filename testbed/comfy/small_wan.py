@@ -1,0 +1,27 @@
+"""What a person chooses to run the template in Wan's layout with the small Wan of real pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from testbed.pictures.expand import FILES
+from testbed.pictures.narrow import CFG, SHIFT, STEPS
+
+TEMPLATE = "Erase a concept from Wan"
+SIZE = 64
+
+LOADERS: dict[str, dict[str, Any]] = {
+    "UNETLoader": {"unet_name": Path(FILES["diffusion model"]).name},
+    "CLIPLoader": {"clip_name": Path(FILES["text encoder"]).name, "type": "sd3"},
+    "VAELoader": {"vae_name": Path(FILES["autoencoder"]).name},
+}
+"""Widgets of the three loaders, in the order of a checkpoint loader's outputs."""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    **LOADERS,
+    "ModelSamplingSD3": {"shift": SHIFT},
+    "EmptyHunyuanLatentVideo": {"width": SIZE, "height": SIZE},
+    "KSampler": {"steps": STEPS, "cfg": CFG, "sampler_name": "euler"},
+}
+"""All widgets that differ from the template, by type of node; its note says the same."""
