@@ -82,11 +82,11 @@ def measured(
     return {**scores._asdict(), "arrives": [min(shares), statistics.fmean(shares), max(shares)]}
 
 
-def points(kinds: Concepts, concepts: int) -> Iterator[tuple[str, str, str, str, str]]:
+def points(kinds: Concepts, concepts: int, most: int) -> Iterator[tuple[str, str, str, str, str]]:
     """The ledger's keys, kind by kind within a setting, so that early rows are whole."""
     for method, by_heads in TRIED.items():
         for heads, tried in by_heads.items():
-            for settings in tried:
+            for settings in tried[:most]:
                 for kind, names in kinds.items():
                     for concept in names[:concepts]:
                         yield kind, concept, method, heads, _named(settings)
@@ -132,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=("narrow", "pictures", "wan"), default="narrow")
     parser.add_argument("--concepts", type=int, default=3, help="of each kind")
+    parser.add_argument("--most", type=int, default=99, help="settings of each method")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number and concept")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
     tried = {_named(each): each for by in TRIED.values() for all_ in by.values() for each in all_}
     trials = functools.cache(lambda kind, concept: world.trial(kind, concept, args.count))
     captures = functools.cache(lambda *concept: model.capture(trials(*concept), MOST_CELLS))
-    for key in points(kinds, args.concepts):
+    for key in points(kinds, args.concepts, args.most):
         if key in ledger:
             continue
         kind, concept, method, heads, settings = key
