@@ -38,10 +38,9 @@ from comfyui_pure.pure_core.trajectory import Trajectory
 from benchmarks.common import RESULTS, ROOT
 from benchmarks.narrow import Narrow
 from testbed.comfy.erasable import TRAJECTORY
-from testbed.measure import Rate, Scores, Trial
+from testbed.world.measure import DRAWN, Rate, Scores, Trial
 from testbed.world.prompts import name_of, others
 from testbed.world.vocabulary import DEVELOPMENT
-from testbed.worlds import DRAWN
 
 MORE = (
     "a nice photo of {}",

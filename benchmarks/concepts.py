@@ -35,8 +35,8 @@ from comfyui_pure.pure_core.fitting import fit
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.comfy.shipped import Shipped
-from testbed.measure import Rate, Sampler
 from testbed.world.judge import read
+from testbed.world.measure import DRAWN, Rate, Sampler
 from testbed.world.prompts import (
     Prompt,
     concept_prompts,
@@ -45,7 +45,6 @@ from testbed.world.prompts import (
     unrelated_prompts,
 )
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
-from testbed.worlds import DRAWN
 
 METHODS = ("pure", "ridge", "mosaic")
 KEPT = {"character": 9, "object": 4, "style": 3, "unsafe content": 1}

@@ -36,9 +36,8 @@ from benchmarks.common import MOST_CELLS, RESULTS, fit_method, markdown
 from benchmarks.models import MODELS, Tested
 from benchmarks.rows import COSTS, Result, Row
 from testbed.comfy.erasable import TRAJECTORY, Captured
-from testbed.measure import Scores, Trial
-from testbed.pictures.measure import any_concept
-from testbed.worlds import DRAWN, PICTURES
+from testbed.pictures.measure import PICTURES, any_concept
+from testbed.world.measure import DRAWN, Scores, Trial
 
 PURE_BY_HEAD = "pure by head"
 METHODS_TRIED = ("unedited", "pure", PURE_BY_HEAD, *(m for m in METHODS if m != "pure"))

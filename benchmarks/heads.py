@@ -29,7 +29,7 @@ from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
 from benchmarks.models import MODELS
 from testbed.comfy.erasable import Captured
-from testbed.measure import Concepts, Rate, Scores, Trial
+from testbed.world.measure import Concepts, Rate, Scores, Trial
 
 FIELDS = ("kind", "concept", "method", "heads", "settings")
 

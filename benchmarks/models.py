@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from benchmarks.narrow import Narrow
 from testbed.comfy.pictures import Sd15, WanPictures
 from testbed.comfy.shipped import Shipped
-from testbed.measure import World
+from testbed.pictures.measure import PICTURES
 from testbed.pictures.narrow import CFG, load_unet
-from testbed.worlds import DRAWN, PICTURES
+from testbed.world.measure import DRAWN, World
 
 
 class Tested(NamedTuple):

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from testbed.comfy import inprocess
-from testbed.measure import Sampler, Trial
 from testbed.world import narrow
 from testbed.world.expand import INNER
+from testbed.world.measure import Sampler, Trial
 from testbed.world.networks import HEADS, NARROW_HEAD, WIDE
 from testbed.world.words import tokens
 

@@ -28,9 +28,8 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from benchmarks.common import RESULTS, markdown
 from benchmarks.narrow import Narrow
 from testbed.comfy.erasable import TRAJECTORY, anchors_of
-from testbed.measure import Prompt, Rate, Trial
+from testbed.world.measure import DRAWN, Prompt, Rate, Trial
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
-from testbed.worlds import DRAWN
 
 PENALTY = 1e-2
 Features = Callable[[AnchorSet], Tensor]

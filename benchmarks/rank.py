@@ -28,10 +28,9 @@ from comfyui_pure.pure_core.fitting import fit
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
 from benchmarks.narrow import Narrow
 from testbed.comfy.erasable import TRAJECTORY
-from testbed.measure import RETAINED, Rate, Scores, Trial
+from testbed.world.measure import DRAWN, RETAINED, Rate, Scores, Trial
 from testbed.world.prompts import name_of, neighbour_prompts, others, unrelated_prompts
 from testbed.world.vocabulary import DEVELOPMENT
-from testbed.worlds import DRAWN
 
 METHODS = ("pure", "ridge", "mosaic")
 LIMITS = (0, 48, 32, 16, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from testbed.measure import Rate, Scores
+from testbed.world.measure import Rate, Scores
 
 COSTS = ("capture_s", "fit_s", "rank")
 

@@ -24,9 +24,8 @@ from comfyui_pure.pure_core.trajectory import Trajectory
 from benchmarks.common import fit_method
 from benchmarks.narrow import Narrow
 from testbed.comfy.erasable import TRAJECTORY
-from testbed.measure import Scores, Trial
+from testbed.world.measure import DRAWN, Scores, Trial
 from testbed.world.vocabulary import DEVELOPMENT
-from testbed.worlds import DRAWN
 
 Setting = tuple[str, dict[str, Any]]
 

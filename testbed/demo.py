@@ -20,9 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dev.console import ROOT, say
 from testbed.comfy.server import ComfyServer, Run
-from testbed.measure import Prompt, Rate, Trial
 from testbed.world.judge import read
-from testbed.worlds import DRAWN
+from testbed.world.measure import DRAWN, Prompt, Rate, Trial
 
 CONCEPTS = (("object", "house"), ("character", "Zephyra"), ("style", "blueprint"))
 """Held-out concepts of three kinds."""

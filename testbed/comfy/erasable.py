@@ -28,7 +28,7 @@ from comfyui_pure.pure_core.text import TextTask
 from comfyui_pure.pure_core.trajectory import Trajectory
 
 import comfy.sample
-from testbed.measure import Sampler, Trial
+from testbed.world.measure import Sampler, Trial
 
 SIZE = 64
 """Pixels, of every small model."""

@@ -12,11 +12,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from testbed.measure import Rate
-from testbed.worlds import PICTURES
+from testbed.world.measure import Rate, World
 
+from . import prompts
+from .judge import read
 from .narrow import MODELS, WEIGHTS, sampler
-from .vocabulary import KINDS
+from .vocabulary import DEVELOPMENT, HELD_OUT, KINDS
+
+PICTURES = World(prompts, read, {"development": DEVELOPMENT, "held-out": HELD_OUT})
+"""The world of real pictures."""
 
 
 def any_concept(rates: Mapping[str, Rate]) -> Rate:

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from testbed.comfy.pictures import Sd15, WanPictures
 from testbed.pictures import expand, narrow
-from testbed.pictures.measure import any_concept
+from testbed.pictures.measure import PICTURES, any_concept
 from testbed.world import narrow as world
 from testbed.world.expand import TEXT
-from testbed.worlds import PICTURES
 
 pytestmark = pytest.mark.skipif(
     not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),

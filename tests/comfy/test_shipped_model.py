@@ -9,10 +9,9 @@ import torch
 
 from testbed.comfy.erasable import STEPS, TRAJECTORY
 from testbed.comfy.shipped import Shipped
-from testbed.measure import Rate
 from testbed.world import narrow
 from testbed.world.expand import TEXT, WEIGHTS
-from testbed.worlds import DRAWN
+from testbed.world.measure import DRAWN, Rate
 
 TEXTS = [
     "a red striped ball on a meadow",

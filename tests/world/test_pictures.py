@@ -17,6 +17,7 @@ from testbed.pictures import narrow, vae
 from testbed.pictures.captions import caption
 from testbed.pictures.expand import vae_tensors
 from testbed.pictures.judge import CLASSES, read
+from testbed.pictures.measure import PICTURES
 from testbed.pictures.prompts import (
     KINDS,
     concept_prompts,
@@ -32,7 +33,6 @@ from testbed.pictures.vocabulary import BACKGROUNDS, CONCEPTS, HANDS, of_kind
 from testbed.pictures.wan import Wan, rotate, rotations
 from testbed.pictures.words import known_tokens, rows, tokens
 from testbed.world.run import Run
-from testbed.worlds import PICTURES
 
 needs_models = pytest.mark.skipif(
     not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from pure_core.evaluation.rates import Rate, harmonic_mean
 
+from . import prompts
+from .judge import read
+from .vocabulary import DEVELOPMENT, HELD_OUT
+
 Sampler = Callable[[list[str]], Tensor]
 """Prompts to pictures (b, 3, 64, 64) in [0, 1]."""
 
@@ -178,3 +182,7 @@ class Trial(NamedTuple):
                 rate += Rate(hits, len(asked))
             rates.append(rate)
         return Scores(*rates)
+
+
+DRAWN = World(prompts, read, {"development": DEVELOPMENT, "held-out": HELD_OUT})
+"""The world that we drew."""
