@@ -60,10 +60,11 @@ def place_models(world: World, python: Path, folder: Path, models: Path) -> list
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "model.lock"):
-        written = expanded(world, python, folder)
-        there = [file for file in world.files if written and (written / file).is_file()]
-        for file in there:
-            place(written / file, models / file)
+        there = []
+        if written := expanded(world, python, folder):
+            there = [file for file in world.files if (written / file).is_file()]
+            for file in there:
+                place(written / file, models / file)
     missing = [models / file for file in world.files if file not in there]
     for target in missing:
         target.unlink(missing_ok=True)
@@ -108,8 +109,8 @@ def expanded(world: World, python: Path, folder: Path) -> Path | None:
     remove(partial)
     partial.mkdir()
     module = f"{world.folder.replace('/', '.')}.expand"
-    command = [python, "-m", module, partial / world.argument]
-    run(command, "writing the shipped models", cwd=ROOT)
+    what = "writing the shipped models"
+    run([python, "-m", module, partial / world.argument], what, cwd=ROOT)
     partial.rename(target)
     for older in folder.glob(f"{world.name}-*"):
         if older != target:

@@ -225,10 +225,10 @@ class Editor:
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def unknown_nodes(self) -> list[str]:
-        """Types on the canvas that this ComfyUI does not have; the editor draws them red."""
+        """Types on the canvas that this ComfyUI does not have."""
         return self.page.evaluate(
-            "app.graph.nodes.filter(node => node.has_errors "
-            "|| !LiteGraph.registered_node_types[node.type]).map(node => node.type)"
+            "app.graph.nodes.map(node => node.type)"
+            ".filter(type => !LiteGraph.registered_node_types[type])"
         )
 
     def bounds(self) -> dict[int, list[float]]:

@@ -161,7 +161,7 @@ def test_the_saved_eraser_in_its_place_shows_the_same(
     editor.open(ran.saved)
     for node_type in ("PURE_SaveEraser", "PreviewAny", "PURE_EraseConcept"):
         editor.remove(only(ran.saved, node_type))
-    loader, patch = editor.add("PURE_LoadEraser", (900, 0)), editor.add("PURE_Patch", (900, 200))
+    loader, patch = editor.add("PURE_LoadEraser", (960, 0)), editor.add("PURE_Patch", (960, 200))
     editor.choose(loader, "eraser_name", ran.eraser.name)
     editor.connect(loader, 0, patch, "eraser")
     editor.connect(only(ran.saved, "ModelSamplingSD3"), 0, patch, "model")
