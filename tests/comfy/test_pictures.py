@@ -87,5 +87,6 @@ def test_wan_draws_as_its_narrow_form(wan: WanPictures) -> None:
 def test_it_draws_what_is_asked(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue("sd15" if name == "unet" else "wan")
     rates = PICTURES.rates(model.pictures, 32, by_name=True)
-    assert any_concept(rates).value >= 0.8, rates
-    assert rates["style"].value >= 0.8, rates
+    assert any_concept(rates).value >= 0.9, rates
+    # 0.80 of 300 prompts (testbed/pictures/README.md); these are about 20
+    assert rates["style"].value >= 0.6, rates
