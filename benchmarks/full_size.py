@@ -58,16 +58,37 @@ TYPES = {
 }
 """What weights are kept in, and what they are computed in if that is another type."""
 
-LEGEND = """legend
-
-"""
-LEFT_OUT = "Left out, as their weights in bfloat16 are too large for this machine:"
-
 FORGET, RETAIN = 2, 2
 RUN = {"run_steps": 2, "latents": 1}
 DEFAULTS = Trajectory()
 USUAL = {"forget": 6, "retain": 54}
 """Prompts of a concept and nine neighbours in the nodes' six phrasings."""
+
+LEGEND = f"""Transformers in the sizes that were released, built by ComfyUI's own classes, with
+random weights and made-up texts, on a CPU. Nothing here says how well anything is erased. *type*:
+what weights are kept and computed in; fp8 is computed in bf16. *sites*: sites x heads x numbers of
+a head. *text*: tokens x width. {FORGET} forget and {RETAIN} retain prompts were captured for
+{RUN["run_steps"]} steps, fitted by *ridge* head by head, patched and sampled for a step.
+
+*capture*: its processor time as a multiple of the same model calls with nothing attached, which
+were run before and after it. *fit*, *patch*: processor time as multiples of one of these model
+calls, which has {FORGET + RETAIN} rows. The fit is of {sum(USUAL.values())} made-up prompts with as
+many rows as the nodes' defaults capture; patching includes loading the patched model. *GB*: the
+most memory at a time beyond the loaded model and, in the fit, these rows; and its share of the
+weights.
+
+*E h*: how far the first site's rows of the patched model are from E times the rows before, as a
+share of what E changes; rounding in the type is in it. *change*: relative difference of the
+latents. *afterwards*: whether all weights are bit for bit as before, and no hook is left.
+
+The machine has two cores, of which one thread of one was used while other programs ran. The seconds
+of each stage are in full_size.jsonl: they are the processor's, and compare nothing but each other.
+
+"""
+LEFT_OUT = "Left out, as their weights in bf16 are too large for this machine:"
+
+SHOWN = ("calls", "capture", "fit", "patch")
+"""Stages whose memory the table shows."""
 
 MEMORY = 15.0
 """GB that a run may take unless it is told."""
@@ -124,20 +145,23 @@ class Row:
         """What came out."""
         before = digests(self.model)
         load_models_gpu([self.model])
+        plain = sampled(self.name, self.model, steps=1)
         loaded = memory("VmRSS")
         rows, first, stages = self.captured()
-        eraser, stages["fit"] = measured(fit, "ridge", *rows.split(FORGET), heads=BY_HEAD)
-        usual = [self.made_up(*side) for side in USUAL.items()]
-        _, stages["usual fit"] = measured(fit, "ridge", *usual, heads=BY_HEAD)
-        del usual
-        plain = sampled(self.name, self.model, steps=1)
+        eraser, stages["small fit"] = measured(fit, "ridge", *rows.split(FORGET), heads=BY_HEAD)
         patched, stages["patch"] = measured(self.patched, eraser)
         erased = sampled(self.name, patched, steps=1)
         miss = self.miss(eraser, patched, first)
         self.model.unpatch_model()
         same = digests(self.model) == before and not hooks(self.model)
+        usual = [self.made_up(*side) for side in USUAL.items()]
+        with_rows = memory("VmRSS")
+        _, stages["fit"] = measured(fit, "ridge", *usual, heads=BY_HEAD)
+        beyond = {name: stage.peak - loaded for name, stage in stages.items()}
+        beyond["fit"] = stages["fit"].peak - with_rows
         finite = bool(torch.isfinite(plain).all()) and bool(torch.isfinite(erased).all())
         self.seconds |= {name: stage.seconds for name, stage in stages.items()}
+        call = self.seconds["calls"] / RUN["run_steps"]
         site, ranks = self.sites.sites[0], eraser.ranks.values()
         return {
             "parameters": f"{sum(p.numel() for p in self.sites.net.parameters()) / 1e9:.2f} B",
@@ -145,11 +169,10 @@ class Row:
             "sites": f"{len(self.sites.sites)} x {site.value_heads} x {site.head_dim}",
             "pixels": self.release.size,
             "text": f"{self.release.tokens} x {self.release.width}",
-            "capture": f"{self.seconds['capture'] / self.seconds['plain']:.2f}",
-            "step GB": f"{stages['plain'].peak - loaded:.2f}",
-            "capture GB": f"{stages['capture'].peak - loaded:.2f}",
-            "fit GB": f"{stages['usual fit'].peak - loaded:.2f}",
-            "patch GB": f"{stages['patch'].peak - loaded:.2f}",
+            "capture": f"{self.seconds['capture'] / self.seconds['calls']:.2f}",
+            "fit": f"{self.seconds['fit'] / call:.2f}",
+            "patch": f"{self.seconds['patch'] / call:.2f}",
+            **{f"{each} GB": self.share(beyond[each]) for each in SHOWN},
             "ranks": f"{min(ranks)}-{max(ranks)}",
             "eraser MB": f"{file_size(eraser) / 1e6:.1f}",
             "E h": f"{miss:.1e}",
@@ -157,6 +180,10 @@ class Row:
             "afterwards": "as before" if same else "CHANGED",
             "result": "ok" if finite else "FAIL not finite",
         } | {f"s {name}": f"{each:.2f}" for name, each in self.seconds.items()}
+
+    def share(self, size: float) -> str:
+        """GB, and which part of the weights that is."""
+        return f"{size:.2f} ({size / self.weights:.0%})"
 
     def captured(self) -> tuple[Activations, torch.Tensor, dict[str, Stage]]:
         """Rows of all prompts, the first site's of the first step, and what that took.
@@ -174,7 +201,7 @@ class Row:
         assert len(rows.rows) == len(self.sites.sites) == self.release.sites
         plain = Stage((once.seconds + again.seconds) / 2, max(once.peak, again.peak))
         first = rows.grid(self.sites.sites[0].name)[:, 0, 0]
-        return rows, first, {"plain": plain, "capture": listening}
+        return rows, first, {"calls": plain, "capture": listening}
 
     def model_calls(self) -> None:
         """The model calls of a capture, with nothing attached."""
@@ -183,10 +210,10 @@ class Row:
         noise = sampling.starting_noise(self.model, self.sites, run)
         sigmas = sampling.noise_levels(self.model, run)
         size = batches.rows_per_call(self.model, noise, run.cfg)
-        for batch in batches.batches(given, run.latents, size):
-            sampling.sample(
-                self.model.clone(), run, batch, noise, given, empty, sigmas, lambda *_: None
-            )
+        (batch,) = batches.batches(given, run.latents, size)
+        sampling.sample(
+            self.model.clone(), run, batch, noise, given, empty, sigmas, lambda *_: None
+        )
 
     def made_up(self, side: str, prompts: int) -> Activations:
         """As many rows as the nodes' defaults capture, with one strong mean and a tail."""
