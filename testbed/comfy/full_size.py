@@ -142,13 +142,13 @@ KANDINSKY_6B = {
 KANDINSKY_19B = {"model_dim": 4096, "ff_dim": 16384, "time_dim": 1024, "num_text_blocks": 4}
 
 RELEASES = {
-    "Wan 2.1 1.3B": _wan("WAN21_T2V", 30, 128, **WAN_1_3B),
-    "Wan 2.1 1.3B VACE": _wan(
+    "Wan 2.1 T2V 1.3B": _wan("WAN21_T2V", 30, 128, **WAN_1_3B),
+    "Wan 2.1 VACE 1.3B": _wan(
         "WAN21_Vace", 45, 128, **WAN_1_3B, model_type="vace", vace_layers=15, vace_in_dim=96
     ),
-    "Wan 2.1 1.3B Fun InP": _wan("WAN21_I2V", 30, 128, **WAN_1_3B, model_type="i2v", in_dim=36),
-    "Wan 2.2 5B": _wan("WAN22_T2V", 30, 256, **WAN_5B),
-    "Wan 2.1 14B": _wan("WAN21_T2V", 40, 128, **WAN_14B),
+    "Wan 2.1 Fun InP 1.3B": _wan("WAN21_I2V", 30, 128, **WAN_1_3B, model_type="i2v", in_dim=36),
+    "Wan 2.2 TI2V 5B": _wan("WAN22_T2V", 30, 256, **WAN_5B),
+    "Wan 2.1 T2V 14B": _wan("WAN21_T2V", 40, 128, **WAN_14B),
     "Cosmos 1 7B": _cosmos("cosmos1", "CosmosT2V", 28, **COSMOS_7B),
     "Cosmos 1 14B": _cosmos("cosmos1", "CosmosT2V", 36, **COSMOS_1_14B),
     "Cosmos-Predict2 2B": _cosmos("cosmos2", "CosmosT2IPredict2", 28, **COSMOS_2B),
@@ -156,9 +156,9 @@ RELEASES = {
     "Anima 2B": _cosmos("cosmos2", "Anima", 28, **COSMOS_2B, image_model="anima")._replace(
         tokens=20, beside=_ids(24)
     ),
-    "PixArt alpha": _pixart("Alpha", 2, True, 120),
-    "PixArt sigma": _pixart("Sigma", 2, False, 300),
-    "HunyuanDiT 1.2": Kind(
+    "PixArt alpha 0.6B": _pixart("Alpha", 2, True, 120),
+    "PixArt sigma 0.6B": _pixart("Sigma", 2, False, 300),
+    "HunyuanDiT 1.2 1.5B": Kind(
         "hunyuan_dit",
         "HunyuanDiT",
         {"image_model": "hydit", "depth": 40, "hidden_size": 1408, "mlp_ratio": 4.3637},

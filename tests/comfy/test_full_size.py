@@ -8,19 +8,23 @@ import torch
 from comfyui_pure.pure_core.families import family_of
 
 from testbed.comfy.full_size import RELEASES, fill, weighs
-from testbed.comfy.transformers import built, missing
+from testbed.comfy.transformers import ALL, built, missing
 
 PUBLISHED = {
-    "Wan 2.2 5B": 5.0,
-    "Wan 2.1 14B": 14.3,
+    "Wan 2.2 TI2V 5B": 5.0,
+    "Wan 2.1 T2V 14B": 14.3,
     "Cosmos-Predict2 2B": 2.0,
-    "PixArt sigma": 0.61,
-    "HunyuanDiT 1.2": 1.5,
+    "PixArt sigma 0.6B": 0.61,
+    "HunyuanDiT 1.2 1.5B": 1.5,
     "LTX-Video 13B": 13.0,
     "Kandinsky 5 Lite image 6B": 6.0,
     "Kandinsky 5 Pro video 19B": 19.3,
 }
 """Billions of parameters."""
+
+
+def test_small_and_full_size_models_have_names_of_their_own() -> None:
+    assert not ALL.keys() & RELEASES.keys()
 
 
 @pytest.mark.parametrize("name", RELEASES)
