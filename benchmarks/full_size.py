@@ -60,7 +60,7 @@ TYPES = {
 
 FORGET, RETAIN = 2, 2
 RUN = {"run_steps": 2, "latents": 1}
-TURNS = 3
+TURNS = 2
 DEFAULTS = Trajectory()
 USUAL = {"forget": 6, "retain": 54}
 """Prompts of a concept and nine neighbours in the nodes' six phrasings."""
