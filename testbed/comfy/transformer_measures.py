@@ -25,13 +25,16 @@ from torch import Tensor
 import comfy.sample
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
-from testbed.comfy.transformers import ALL, TOKENS, encoded
+from testbed.comfy.full_size import RELEASES
+from testbed.comfy.transformers import ALL, TOKENS, encoded, encodings
 
-ANCHORS = AnchorSet.written([["a"], ["b"], ["c"]])
+ANCHORS = AnchorSet.written([["a"], ["b"], ["c"], ["d"]])
+EVERY = ALL | RELEASES
+"""Small ones and full-size ones, by name."""
 
 
 def trajectory(name: str, **change: Any) -> Trajectory:
-    size = ALL[name].size
+    size = EVERY[name].size
     one = Trajectory(steps=4, run_steps=1, latents=2, cfg=1.0, width=size, height=size)
     return one._replace(**change)
 
@@ -40,7 +43,7 @@ def captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: A
     """Of one anchor for each prompt; the last is the empty one."""
     made = ModelIdentity(
         "x",
-        ALL[name].family,
+        EVERY[name].family,
         fingerprint(model),
         precision(model, Sites.of(model)),
         sketches(model, Sites.of(model)),
@@ -50,15 +53,15 @@ def captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: A
     return capture_encoded(model, given, empty, anchors, trajectory(name, **change), made)
 
 
-def sampled(name: str, model: ModelPatcher) -> Tensor:
-    """A latent after two steps."""
-    prompt, empty = (adapted(model, each) for each in encoded(name, 2))
+def sampled(name: str, model: ModelPatcher, steps: int = 2) -> Tensor:
+    """A latent after so many steps."""
+    prompt, empty = (adapted(model, each) for each in encodings(EVERY[name], 2))
     sites = Sites.of(model)
     geometry = sites.family.latent(sites.net)
-    shape = (1, *geometry.cells(ALL[name].size, ALL[name].size))
+    shape = (1, *geometry.cells(EVERY[name].size, EVERY[name].size))
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     sigmas = comfy.samplers.KSampler(
-        model, steps=2, device=model.load_device, sampler="euler", scheduler="simple"
+        model, steps=steps, device=model.load_device, sampler="euler", scheduler="simple"
     ).sigmas
     latent: Tensor = comfy.sample.sample_custom(
         model.clone(),

@@ -14,6 +14,7 @@ from comfyui_pure.nodes.host.conditioning import Encoded
 
 import comfy.sd
 import comfy.supported_models
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.pixart_t5 import PixArtTokenizer, pixart_te
@@ -41,6 +42,9 @@ class Kind(NamedTuple):
 
     width: int = TEXT
     """Of text vectors."""
+
+    tokens: int = TOKENS
+    """Of a prompt."""
 
     beside: Callable[[torch.Generator], dict[str, Any]] = lambda _: {}
     """What the text encoder gives beside the vectors."""
@@ -289,8 +293,13 @@ ALL = KINDS | VARIANTS
 
 def no_such(name: str) -> str:
     """Why a kind is left out in this ComfyUI; empty if it is not."""
-    config = ALL[name].config
-    return "" if hasattr(comfy.supported_models, config) else f"this ComfyUI has no {config}"
+    return missing(ALL[name])
+
+
+def missing(kind: Kind) -> str:
+    """The same of a kind in hand."""
+    known = hasattr(comfy.supported_models, kind.config)
+    return "" if known else f"this ComfyUI has no {kind.config}"
 
 
 TEXT_KEYS = (
@@ -308,14 +317,24 @@ def transformer(name: str, seed: int = 0, text: int | None = None) -> ModelPatch
     """One of `ALL`, float32 on the CPU, reading text vectors of so many numbers."""
     kind = ALL[name]
     widths = {key: text for key in TEXT_KEYS if text is not None and key in kind.net}
-    net = {**kind.net, **widths, "dtype": torch.float32}
-    config = getattr(comfy.supported_models, kind.config)(net)
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "", device=CPU)
+    model = built(kind, torch.float32, **widths)
     if kind.config == "Anima":
         del model.diffusion_model.llm_adapter.blocks[1:]  # it has one size only
     randomise(model.diffusion_model, seed)
     return ModelPatcher(model, CPU, CPU)
+
+
+def built(
+    kind: Kind,
+    dtype: torch.dtype,
+    computed_in: torch.dtype | None = None,
+    device: torch.device = CPU,
+    **change: Any,
+) -> BaseModel:
+    """The model as ComfyUI makes it before it loads weights: they hold whatever was in memory."""
+    config = getattr(comfy.supported_models, kind.config)({**kind.net, **change, "dtype": dtype})
+    config.set_inference_dtype(dtype, computed_in)
+    return config.get_model({}, "", device=device)
 
 
 @torch.no_grad()
@@ -334,9 +353,14 @@ def randomise(net: torch.nn.Module, seed: int) -> None:
 
 def encoded(name: str, prompts: int, seed: int = 0) -> list[Encoded]:
     """As many made-up encodings, as the kind's text encoder shapes them."""
-    kind, random = ALL[name], torch.Generator().manual_seed(seed)
+    return encodings(ALL[name], prompts, seed)
+
+
+def encodings(kind: Kind, prompts: int, seed: int = 0) -> list[Encoded]:
+    """The same of a kind in hand."""
+    random = torch.Generator().manual_seed(seed)
     return [
-        Encoded(torch.randn(1, TOKENS, kind.width, generator=random), kind.beside(random))
+        Encoded(torch.randn(1, kind.tokens, kind.width, generator=random), kind.beside(random))
         for _ in range(prompts)
     ]
 
