@@ -86,7 +86,6 @@ The machine has two cores, of which one thread of one was used while other progr
 of each stage are in full_size.jsonl: they are the processor's, and compare nothing but each other.
 
 """
-LEFT_OUT = "Left out, as their weights in bf16 are too large for this machine:"
 
 SHOWN = ("calls", "capture", "fit", "patch")
 """Stages whose memory the table shows."""
@@ -307,9 +306,17 @@ def readable(ledger: Ledger) -> str:
     heads = [*(head for head in heads if not head.startswith("s ") and head != "result"), "result"]
     rows = ([*key, *(ledger[key].get(head, "") for head in heads)] for key in keys)
     run = {key[0] for key in keys if key[2] == "bf16"}
-    left = [name for name in RELEASES if name not in run and not missing(RELEASES[name])]
-    sizes = [f"{name} ({weighs(name, torch.bfloat16)[1] / 1e9:.1f} GB)" for name in left]
-    return f"{LEGEND}{markdown([*Wanted._fields, *heads], rows)}\n{LEFT_OUT} {', '.join(sizes)}.\n"
+    text = f"{LEGEND}{markdown([*Wanted._fields, *heads], rows)}"
+    left: dict[str, list[str]] = {
+        "Weights in bf16 are too large for this machine": [],
+        "Not run": [],
+    }
+    for name in RELEASES:
+        if name not in run and not missing(RELEASES[name]):
+            size = weighs(name, torch.bfloat16)[1] / 1e9
+            fits = size * BESIDE + PROGRAM <= MEMORY
+            left[list(left)[fits]].append(f"{name} ({size:.1f} GB)")
+    return text + "".join(f"\n{why}: {', '.join(names)}.\n" for why, names in left.items() if names)
 
 
 def main() -> None:
