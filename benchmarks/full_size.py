@@ -307,16 +307,14 @@ def readable(ledger: Ledger) -> str:
     rows = ([*key, *(ledger[key].get(head, "") for head in heads)] for key in keys)
     run = {key[0] for key in keys if key[2] == "bf16"}
     text = f"{LEGEND}{markdown([*Wanted._fields, *heads], rows)}"
-    left: dict[str, list[str]] = {
-        "Weights in bf16 are too large for this machine": [],
-        "Not run": [],
-    }
+    large, rest = [], []
     for name in RELEASES:
         if name not in run and not missing(RELEASES[name]):
-            size = weighs(name, torch.bfloat16)[1] / 1e9
-            fits = size * BESIDE + PROGRAM <= MEMORY
-            left[list(left)[fits]].append(f"{name} ({size:.1f} GB)")
-    return text + "".join(f"\n{why}: {', '.join(names)}.\n" for why, names in left.items() if names)
+            left = large if needs(Wanted(name, VERSION, "bf16")) > MEMORY else rest
+            left.append(f"{name} ({weighs(name, torch.bfloat16)[1] / 1e9:.1f} GB)")
+    for why, names in (("Too large in bf16 for this machine", large), ("Not run", rest)):
+        text += f"\n{why}: {', '.join(names)}.\n" if names else ""
+    return text
 
 
 def main() -> None:
