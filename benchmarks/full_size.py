@@ -44,7 +44,7 @@ from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import RESULTS, markdown
-from testbed.comfy.full_size import RELEASES, full_size, weighs
+from testbed.comfy.full_size import MODELS, RELEASES, full_size, weighs
 from testbed.comfy.transformer_measures import captured, hooks, relative, sampled, trajectory
 from testbed.comfy.transformers import encodings, missing
 
@@ -86,6 +86,7 @@ The machine has two cores, of which one thread of one was used while other progr
 of each stage are in full_size.jsonl: they are the processor's, and compare nothing but each other.
 
 """
+LEFT_OUT = "Not run in bf16, with the size of their weights:"
 
 SHOWN = ("calls", "capture", "fit", "patch")
 """Stages whose memory the table shows."""
@@ -139,7 +140,7 @@ class Row:
     """One release in one type."""
 
     def __init__(self, name: str, kind: str) -> None:
-        self.name, self.release = name, RELEASES[name]
+        self.name, self.release = name, MODELS[name]
         (self.model, building) = measured(full_size, name, *TYPES[kind])
         self.seconds = {"build": building.seconds}
         self.sites = Sites.of(self.model)
@@ -300,27 +301,21 @@ def needs(wanted: Wanted) -> float:
 
 def readable(ledger: Ledger) -> str:
     """What the columns say, the table, and what was too large."""
-    names, types = list(RELEASES), list(TYPES)
+    names, types = list(MODELS), list(TYPES)
     keys = sorted(ledger, key=lambda key: (key[1], types.index(key[2]), names.index(key[0])))
     heads = list(dict.fromkeys(cell for key in keys for cell in ledger[key]))
     heads = [*(head for head in heads if not head.startswith("s ") and head != "result"), "result"]
     rows = ([*key, *(ledger[key].get(head, "") for head in heads)] for key in keys)
     run = {key[0] for key in keys if key[2] == "bf16"}
-    text = f"{LEGEND}{markdown([*Wanted._fields, *heads], rows)}"
-    large, rest = [], []
-    for name in RELEASES:
-        if name not in run and not missing(RELEASES[name]):
-            left = large if needs(Wanted(name, VERSION, "bf16")) > MEMORY else rest
-            left.append(f"{name} ({weighs(name, torch.bfloat16)[1] / 1e9:.1f} GB)")
-    for why, names in (("Too large in bf16 for this machine", large), ("Not run", rest)):
-        text += f"\n{why}: {', '.join(names)}.\n" if names else ""
-    return text
+    left = [name for name in RELEASES if name not in run and not missing(RELEASES[name])]
+    sizes = [f"{name} ({weighs(name, torch.bfloat16)[1] / 1e9:.1f} GB)" for name in left]
+    return f"{LEGEND}{markdown([*Wanted._fields, *heads], rows)}\n{LEFT_OUT} {', '.join(sizes)}.\n"
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=RELEASES, action="append")
+    parser.add_argument("--model", choices=MODELS, action="append")
     parser.add_argument("--type", choices=TYPES, action="append")
     parser.add_argument("--memory", type=float, default=MEMORY, help="GB that a run may take")
     parser.add_argument("--again", action="store_true", help="run rows that are there as well")
@@ -329,9 +324,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(args.out / "full_size.jsonl", Wanted._fields)
     for kind in args.type or ["bf16"]:
-        for name in args.model or RELEASES:
+        for name in args.model or MODELS:
             wanted = Wanted(name, VERSION, kind)
-            if missing(RELEASES[name]) or (wanted in ledger and not args.again):
+            if missing(MODELS[name]) or (wanted in ledger and not args.again):
                 continue
             if needs(wanted) > args.memory:
                 print(*wanted, f"needs {needs(wanted):.1f} GB", flush=True)

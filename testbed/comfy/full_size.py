@@ -1,8 +1,8 @@
 """Transformers in the sizes that were released, with random weights.
 
 Sizes are those that ComfyUI finds in the files (comfy/model_detection.py). Where it leaves one to
-the file's metadata, it is from the model's public configuration. Where no release fits into memory
-there is one with all widths and fewer blocks, which its name says.
+the file's metadata, it is from the model's public configuration. Of some that are too large for
+usual memories there is a form with all widths and fewer blocks.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def _ltx(layers: int, head_dim: int) -> Kind:
     return Kind("ltx", "LTXV", net, layers, 256, width=4096, tokens=128, beside=_mask)
 
 
-def _ltx_2(layers: int) -> Kind:
+def _ltx_2() -> Kind:
     net = {
         "image_model": "ltxav",
-        "num_layers": layers,
+        "num_layers": 48,
         "attention_head_dim": 128,
         "cross_attention_dim": 4096,
         "use_middle_indices_grid": True,
@@ -114,7 +114,7 @@ def _ltx_2(layers: int) -> Kind:
         "rope_type": "split",
         "frequencies_precision": "float64",
     }
-    return Kind("ltx", "LTXAV", net, layers, 256, width=3840, tokens=128, beside=_raw)
+    return Kind("ltx", "LTXAV", net, 48, 256, width=3840, tokens=128, beside=_raw)
 
 
 def _kandinsky(config: str, sites: int, **net: Any) -> Kind:
@@ -170,18 +170,33 @@ RELEASES = {
     ),
     "LTX-Video 2B": _ltx(28, 64),
     "LTX-Video 13B": _ltx(48, 128),
-    "LTX-2 19B": _ltx_2(48),
-    "LTX-2 19B, 12 of 48 blocks": _ltx_2(12),
+    "LTX-2 19B": _ltx_2(),
     "Kandinsky 5 Lite video 2B": _kandinsky("Kandinsky5", 32, **KANDINSKY_2B),
     "Kandinsky 5 Lite image 6B": _kandinsky("Kandinsky5Image", 50, **KANDINSKY_6B),
     "Kandinsky 5 Pro video 19B": _kandinsky("Kandinsky5", 60, **KANDINSKY_19B),
 }
-"""As people name them -> what they are; `sites` of all, with VACE's own blocks."""
+"""As people name them -> what they are. Wan 2.2's 14B models are of the sizes of Wan 2.1's."""
+
+
+def _cut(name: str, blocks: int) -> tuple[str, Kind]:
+    """A release with fewer blocks, under a name that says so."""
+    whole = RELEASES[name]
+    net = {
+        key: blocks if key in ("num_layers", "num_blocks") else value
+        for key, value in whole.net.items()
+    }
+    return f"{name}, {blocks} of {whole.sites} blocks", whole._replace(net=net, sites=blocks)
+
+
+MODELS = RELEASES | dict(
+    _cut(*each) for each in (("Wan 2.1 T2V 14B", 12), ("Cosmos 1 7B", 20), ("LTX-2 19B", 12))
+)
+"""All that there is in full width."""
 
 
 def weighs(name: str, dtype: torch.dtype) -> tuple[int, int]:
     """Parameters of a release, and the bytes they take; none is made."""
-    net = built(RELEASES[name], dtype, device=torch.device("meta")).diffusion_model
+    net = built(MODELS[name], dtype, device=torch.device("meta")).diffusion_model
     every = list(net.parameters())
     return sum(each.numel() for each in every), sum(each.nbytes for each in every)
 
@@ -189,7 +204,7 @@ def weighs(name: str, dtype: torch.dtype) -> tuple[int, int]:
 @torch.no_grad()
 def full_size(name: str, dtype: torch.dtype, computed_in: torch.dtype | None) -> ModelPatcher:
     """A release with random weights on the CPU."""
-    model = built(RELEASES[name], dtype, computed_in)
+    model = built(MODELS[name], dtype, computed_in)
     fill(model.diffusion_model)
     return ModelPatcher(model, CPU, CPU)
 

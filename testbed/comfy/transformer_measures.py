@@ -25,11 +25,11 @@ from torch import Tensor
 import comfy.sample
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
-from testbed.comfy.full_size import RELEASES
+from testbed.comfy.full_size import MODELS
 from testbed.comfy.transformers import ALL, TOKENS, encoded, encodings
 
 ANCHORS = AnchorSet.written([["a"], ["b"], ["c"], ["d"]])
-EVERY = ALL | RELEASES
+EVERY = ALL | MODELS
 """Small ones and full-size ones, by name."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfyui_pure.pure_core.families import family_of
 
-from testbed.comfy.full_size import RELEASES, fill, weighs
+from testbed.comfy.full_size import MODELS, RELEASES, fill, weighs
 from testbed.comfy.transformers import ALL, built, missing
 
 PUBLISHED = {
@@ -24,7 +24,7 @@ PUBLISHED = {
 
 
 def test_small_and_full_size_models_have_names_of_their_own() -> None:
-    assert not ALL.keys() & RELEASES.keys()
+    assert not ALL.keys() & MODELS.keys()
 
 
 @pytest.mark.parametrize("name", RELEASES)
@@ -42,6 +42,21 @@ def test_a_release_is_what_comfyui_detects_in_its_tensors(name: str) -> None:
     family = family_of(net)
     assert family is not None and family.name == kind.family
     assert len(family.sites(net)) == kind.sites and family.text_width(net) == kind.width
+
+
+def test_a_cut_model_has_the_blocks_that_its_name_says() -> None:
+    cut = MODELS.keys() - RELEASES.keys()
+    assert cut
+    for name in cut:
+        whole, _, blocks = name.rpartition(", ")
+        number, total = (int(word) for word in blocks.split() if word.isdigit())
+        assert RELEASES[whole].sites == total
+        if missing(MODELS[name]):
+            continue
+        net = built(MODELS[name], torch.bfloat16, device=torch.device("meta")).diffusion_model
+        family = family_of(net)
+        assert family is not None
+        assert len(family.sites(net)) == MODELS[name].sites == number
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
