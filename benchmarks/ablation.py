@@ -36,7 +36,7 @@ from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED
 from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import RESULTS, ROOT
-from benchmarks.narrow import Narrow
+from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.world.measure import DRAWN, Rate, Scores, Trial
 from testbed.world.prompts import name_of, others
@@ -153,7 +153,7 @@ def chosen(captured: Activations, steps: tuple[int, int] | None) -> Activations:
 
 
 def captured_for(
-    model: Narrow, trial: Trial, point: Point
+    model: NarrowUNet, trial: Trial, point: Point
 ) -> tuple[Activations, Activations | None]:
     """Forget and retain rows as the point asks for them."""
     trajectory = point.trajectory._replace(cells=point.cells or METHODS[point.method].cells)
@@ -167,14 +167,14 @@ def captured_for(
     return rows, chosen(model.captured(retain, trajectory), point.steps)
 
 
-def erased(model: Narrow, trial: Trial, point: Point) -> Eraser:
+def erased(model: NarrowUNet, trial: Trial, point: Point) -> Eraser:
     """The eraser of a trial's concept at a point."""
     forget, retain = captured_for(model, trial, point)
     eraser = fit(point.method, forget, retain, **point.settings)
     return eraser.applied(point.strength, point.edit)
 
 
-def measure(model: Narrow, trials: list[Trial], point: Point) -> Scores:
+def measure(model: NarrowUNet, trials: list[Trial], point: Point) -> Scores:
     """Scores at a point, summed over the trials."""
     total = None
     for trial in trials:
@@ -246,7 +246,7 @@ def main() -> None:
 
 def fill(ledger: Ledger, wanted: list[Point], limit: int, count: int) -> None:
     """Measure the points that the ledger does not have yet."""
-    model = Narrow()
+    model = NarrowUNet()
     trials = [
         DRAWN.trial(kind, concept, count)._replace(unlisted_neighbours=[])
         for kind, concepts in DEVELOPMENT.items()

@@ -37,21 +37,24 @@ Settings = dict[str, float]
 
 TRIED: dict[str, dict[str, tuple[Settings, ...]]] = {
     "ridge": {
-        TOGETHER: ({}, {"overshoot": 1.0}),
+        TOGETHER: ({"overshoot": 1.8}, {"overshoot": 1.0}),
         BY_HEAD: (
-            {},
-            {"overshoot": 1.0},
             {"overshoot": 1.3},
+            {"overshoot": 1.8},
+            {"overshoot": 1.0},
+            {"overshoot": 1.4},
+            {"overshoot": 1.5},
             {"keep": 1.0, "damping": 0.03, "overshoot": 1.0},
             {"keep": 1.0, "damping": 0.03, "overshoot": 1.3},
         ),
     },
     "mosaic": {
-        TOGETHER: ({}, {"reach": 1.0}),
+        TOGETHER: ({"reach": 1.6}, {"reach": 1.0}),
         BY_HEAD: (
-            {},
-            {"reach": 1.0},
             {"reach": 1.3},
+            {"reach": 1.6},
+            {"reach": 1.0},
+            {"reach": 1.4},
             {"keep": 1.0, "damping": 0.03, "reach": 1.0},
             {"keep": 1.0, "damping": 0.03, "reach": 1.3},
         ),
@@ -68,7 +71,7 @@ TRIED: dict[str, dict[str, tuple[Settings, ...]]] = {
     },
 }
 """Method -> heads -> settings that are not at their defaults. Those of every method for heads
-together are what it is used with so far."""
+together are what it was used with before it was fitted head by head."""
 
 
 def measured(

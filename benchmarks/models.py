@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.narrow import Narrow
+from benchmarks.narrow import NarrowUNet, NarrowWan
 from testbed.comfy.pictures import Sd15, WanPictures
 from testbed.comfy.shipped import Shipped
 from testbed.pictures.measure import PICTURES
@@ -25,10 +25,11 @@ class Tested(NamedTuple):
 
 MODELS: dict[str, Tested] = {
     "comfyui": Tested(DRAWN, Shipped, "drawn world, SD 1.5 layout, in ComfyUI"),
-    "narrow": Tested(DRAWN, Narrow, "drawn world, SD 1.5 layout, narrow form"),
+    "narrow": Tested(DRAWN, NarrowUNet, "drawn world, SD 1.5 layout, narrow form"),
     "pictures-comfyui": Tested(PICTURES, Sd15, "real pictures, SD 1.5 layout, in ComfyUI"),
     "pictures": Tested(
-        PICTURES, lambda: Narrow(load_unet(), CFG), "real pictures, SD 1.5 layout, narrow form"
+        PICTURES, lambda: NarrowUNet(load_unet(), CFG), "real pictures, SD 1.5 layout, narrow form"
     ),
-    "wan": Tested(PICTURES, WanPictures, "real pictures, Wan 2.1 layout, in ComfyUI"),
+    "wan-comfyui": Tested(PICTURES, WanPictures, "real pictures, Wan 2.1 layout, in ComfyUI"),
+    "wan": Tested(PICTURES, NarrowWan, "real pictures, Wan 2.1 layout, narrow form"),
 }

@@ -1,20 +1,23 @@
-"""The narrow form of a small U-Net under the plugin's methods, as `testbed/comfy/erasable.py` has a
-model in ComfyUI.
+"""The narrow forms of the small models under the plugin's methods, as `testbed/comfy/erasable.py`
+has a model in ComfyUI.
 
-It computes the same function as the checkpoint some ten times faster.
+They compute the same functions as the files that ComfyUI loads, some ten times faster.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from testbed.comfy import inprocess
+from testbed.pictures import narrow as real
+from testbed.pictures.wan import HEADS as WAN_HEADS
 from testbed.world import narrow
 from testbed.world.expand import INNER
 from testbed.world.measure import Sampler, Trial
@@ -35,34 +38,73 @@ from comfyui_pure.pure_core.trajectory import Trajectory
 
 from testbed.comfy.erasable import METHOD, TRAJECTORY, Captured, anchors_of, fallbacks_of
 
-IDENTITY = ModelIdentity("narrow")
 WEIGHTS = Path(__file__).resolve().parent.parent / "testbed" / "world" / "weights"
+ENTRY = "text_embedding.0"
+"""Where text enters Wan."""
+
+
+class Layer(NamedTuple):
+    """The projections of a cross-attention."""
+
+    keys: nn.Linear
+    values: nn.Linear
+    out: nn.Linear
 
 
 class Narrow:
-    """The drawn world's model or another of its class, with what is asked of an `Erasable`."""
+    """A small model in its narrow form, with what is asked of an `Erasable`."""
 
-    def __init__(self, model: narrow.NarrowModel | None = None, cfg: float = 4.0) -> None:
-        self.model = model or narrow.load(WEIGHTS)
-        self.pictures = functools.partial(narrow.pictures, self.model, cfg=cfg)
+    pictures: Sampler
+    shape: tuple[int, ...]
+    """Of one picture's latent."""
+
+    heads: int
+    identity: ModelIdentity
+
+    def __init__(self, model: Any, layers: dict[str, Layer]) -> None:
+        self.model, self.layers = model, layers
         self.captured = functools.lru_cache(maxsize=8)(self._capture)
+
+    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
+        """Run the model along a trajectory; conditional rows come first in a call."""
+        raise NotImplementedError
+
+    def recording(self, cells: int) -> AbstractContextManager[narrow.Recorded]:
+        """Collect activations for as long as the block runs."""
+        raise NotImplementedError
+
+    def widened(self, rows: Tensor) -> Tensor:
+        """Rows (n, d) as the layers of the layout have them."""
+        return rows
+
+    def narrowed(self, layer: LayerEraser) -> LayerEraser:
+        """The channels that the narrow model has, of an eraser fitted on rows of the layout."""
+        return layer
+
+    def edits(self, eraser: Eraser) -> Iterator[tuple[nn.Linear, LayerEraser]]:
+        """The linear maps that an eraser edits, each with its factors."""
+        for name, layer in eraser.layers.items():
+            own = self.layers[name]
+            for role in eraser.roles:
+                yield (own.keys if role == "keys" else own.values), self.narrowed(layer)
 
     @contextmanager
     def erased(self, eraser: Eraser | None) -> Iterator[Sampler]:
         """Draws with the eraser applied as fitted, for as long as the block runs."""
         saved = []
-        for name, layer in self.model.cross_attention().items() if eraser else ():
-            factors = _narrowed(eraser.layers[name])
-            for role, linear in (("keys", layer.to_k), ("values", layer.to_v)):
-                if role in eraser.roles:
-                    saved.append((linear, linear.weight))
-                    edited = factors.edit_weight(linear.weight, eraser.strength)
-                    linear.weight = torch.nn.Parameter(edited, requires_grad=False)
+        for linear, layer in self.edits(eraser) if eraser else ():
+            for part in ("weight", "bias"):
+                whole = getattr(linear, part)
+                if whole is None:
+                    continue
+                saved.append((linear, part, whole))
+                edited = layer.edit_weight(whole, eraser.strength)
+                setattr(linear, part, nn.Parameter(edited, requires_grad=False))
         try:
             yield self.pictures
         finally:
-            for linear, weight in saved:
-                linear.weight = weight
+            for linear, part, whole in saved:
+                setattr(linear, part, whole)
 
     def capture(
         self,
@@ -74,75 +116,60 @@ class Narrow:
         wanted = trajectory._replace(cells=cells)
         return Captured(*(self.captured(each, wanted) for each in anchors_of(trial)))
 
+    def noise(self, latents: int, seed: int) -> Tensor:
+        """Starting latents."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(latents, *self.shape, generator=generator)
+
     def _capture(self, anchors: AnchorSet, trajectory: Trajectory) -> Activations:
-        """What `PURE_Capture` collects, in the wide layout."""
-        generator = torch.Generator().manual_seed(trajectory.seed)
-        noise = torch.randn(trajectory.latents, 4, 8, 8, generator=generator)
+        """What `PURE_Capture` collects."""
+        noise = self.noise(trajectory.latents, trajectory.seed)
         texts = [prompt for prompt in anchors.prompts for _ in range(trajectory.latents)]
-        cells: dict[str, list[Tensor]] = {name: [] for name in self.model.cross_attention()}
+        cells: dict[str, list[Tensor]] = {name: [] for name in self.layers}
         means: dict[str, list[Tensor]] = {name: [] for name in cells}
         for start in range(0, len(texts), 60):
             batch = texts[start : start + 60]
             latents = noise[[i % trajectory.latents for i in range(start, start + len(batch))]]
-            with narrow.recording(self.model, trajectory.cells) as found:
-                narrow.sample(
-                    self.model,
-                    batch,
-                    latents,
-                    steps=trajectory.steps,
-                    cfg=trajectory.cfg,
-                    run_steps=trajectory.run_steps,
-                )
+            with self.recording(trajectory.cells) as found:
+                self.sample(batch, latents, trajectory)
             for kept, calls in ((cells, found.cells), (means, found.means)):
                 for name, own in calls.items():
                     kept[name].append(torch.stack([call[: len(batch)] for call in own], dim=1))
-        rows = {name: _widened(torch.cat(parts).flatten(0, 2)) for name, parts in cells.items()}
-        whole = {name: _widened(torch.cat(parts).flatten(0, 1)) for name, parts in means.items()}
+        rows = {name: self.widened(torch.cat(each).flatten(0, 2)) for name, each in cells.items()}
+        whole = {name: self.widened(torch.cat(each).flatten(0, 1)) for name, each in means.items()}
         by_cells = trajectory.cells > 1
         return Activations(
             rows,
             anchors,
             trajectory,
-            IDENTITY,
+            self.identity,
             whole if by_cells else None,
-            dict.fromkeys(rows, HEADS),
+            dict.fromkeys(rows, self.heads),
         )
 
     def arriving(self, eraser: Eraser) -> dict[str, float]:
         """As `nodes/host/capture/arrival.py` measures it in ComfyUI."""
         prompts = list(eraser.provenance.forget.prompts)
-        layers = {name: _narrowed(layer) for name, layer in eraser.layers.items()}
-        places = {
-            name: Values(attention.to_v, 0, attention.to_out)
-            for name, attention in self.model.cross_attention().items()
-        }
-        generator = torch.Generator().manual_seed(TRAJECTORY.seed)
-        noise = torch.randn(1, 4, 8, 8, generator=generator)
+        layers = {name: self.narrowed(layer) for name, layer in eraser.layers.items()}
+        places = {name: Values(layer.values, 0, layer.out) for name, layer in self.layers.items()}
+        noise = self.noise(1, TRAJECTORY.seed).repeat(2 * len(prompts), 1, 1, 1)
         with closing(ArrivalMeter(layers, places, len(prompts))) as meter:
-            narrow.sample(
-                self.model,
-                prompts * 2,
-                noise.repeat(2 * len(prompts), 1, 1, 1),
-                steps=TRAJECTORY.steps,
-                cfg=1.0,
-                run_steps=TRAJECTORY.run_steps,
-            )
+            self.sample(prompts * 2, noise, TRAJECTORY._replace(cfg=1.0))
         return meter.shares()
+
+    def text_model(self) -> TextModel:
+        """What methods by text edit, in text as wide as the narrow form has it."""
+        raise NotImplementedError
 
     def text_task(self, trial: Trial) -> TextTask:
         """What `PURE_FitText` fits on for the trial's concept."""
-
-        def weight_of(layer: str, role: Role) -> Tensor:
-            module = self.model.cross_attention()[layer]
-            return (module.to_k if role == "keys" else module.to_v).weight
-
         forget, retain = anchors_of(trial)
         return TextTask(
             forget=self.vectors(forget),
             anchor=self.vectors(AnchorSet.written([[each] for each in fallbacks_of(trial)])),
             retain=self.vectors(retain),
             empty=self.vectors(AnchorSet.written([[""]])),
-            model=TextModel(tuple(self.model.cross_attention()), weight_of, IDENTITY),
+            model=self.text_model(),
         )
 
     def vectors(self, anchors: AnchorSet) -> TextVectors:
@@ -152,17 +179,82 @@ class Narrow:
         return TextVectors(anchors, tuple(encoded), ends)
 
 
-def _widened(rows: Tensor) -> Tensor:
-    """Rows (n, d) at the places of the wide layout's channels."""
-    wide = torch.zeros(len(rows), WIDE)
-    wide[:, INNER] = rows
-    return wide
+class NarrowUNet(Narrow):
+    """The SD 1.5 layout: of the drawn world, or another of its class."""
+
+    shape, heads, identity = (4, 8, 8), HEADS, ModelIdentity("narrow")
+
+    def __init__(self, model: narrow.NarrowModel | None = None, cfg: float = 4.0) -> None:
+        model = model or narrow.load(WEIGHTS)
+        found = model.cross_attention().items()
+        super().__init__(model, {name: Layer(at.to_k, at.to_v, at.to_out) for name, at in found})
+        self.pictures = functools.partial(narrow.pictures, model, cfg=cfg)
+
+    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
+        narrow.sample(
+            self.model,
+            texts,
+            noise,
+            steps=trajectory.steps,
+            cfg=trajectory.cfg,
+            run_steps=trajectory.run_steps,
+        )
+
+    def recording(self, cells: int) -> AbstractContextManager[narrow.Recorded]:
+        return narrow.recording(self.model, cells)
+
+    def widened(self, rows: Tensor) -> Tensor:
+        wide = torch.zeros(len(rows), WIDE)
+        wide[:, INNER] = rows
+        return wide
+
+    def narrowed(self, layer: LayerEraser) -> LayerEraser:
+        if layer.width != WIDE:
+            return layer
+        if layer.by_head:
+            left, right = layer.proj_left[:, :NARROW_HEAD], layer.proj_right[..., :NARROW_HEAD]
+            return LayerEraser(left, right)
+        return LayerEraser(layer.proj_left[INNER], layer.proj_right[:, INNER])
+
+    def text_model(self) -> TextModel:
+        def weight_of(layer: str, role: Role) -> Tensor:
+            own = self.layers[layer]
+            return (own.keys if role == "keys" else own.values).weight
+
+        return TextModel(tuple(self.layers), weight_of, self.identity)
 
 
-def _narrowed(layer: LayerEraser) -> LayerEraser:
-    """The channels that the narrow model has, of an eraser fitted on wide rows."""
-    if layer.width != WIDE:
-        return layer
-    if layer.by_head:
-        return LayerEraser(layer.proj_left[:, :NARROW_HEAD], layer.proj_right[..., :NARROW_HEAD])
-    return LayerEraser(layer.proj_left[INNER], layer.proj_right[:, INNER])
+class NarrowWan(Narrow):
+    """The Wan layout."""
+
+    shape, heads, identity = (16, 8, 8), WAN_HEADS, ModelIdentity("narrow", family="wan")
+
+    def __init__(self) -> None:
+        model = real.load_wan()
+        found = model.cross_attention().items()
+        super().__init__(model, {name: Layer(at.k, at.v, at.o) for name, at in found})
+        self.pictures = functools.partial(real.wan_pictures, model)
+
+    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
+        real.sample_wan(
+            self.model,
+            texts,
+            noise,
+            steps=trajectory.steps,
+            cfg=trajectory.cfg,
+            scheduler=trajectory.scheduler,
+            run_steps=trajectory.run_steps,
+        )
+
+    def recording(self, cells: int) -> AbstractContextManager[narrow.Recorded]:
+        return real.recording(self.model, cells)
+
+    def edits(self, eraser: Eraser) -> Iterator[tuple[nn.Linear, LayerEraser]]:
+        if eraser.space == "text":
+            yield self.model.transformer.text_embedding[0], eraser.layers[ENTRY]
+        else:
+            yield from super().edits(eraser)
+
+    def text_model(self) -> TextModel:
+        entry = self.model.transformer.text_embedding[0]
+        return TextModel((ENTRY,), lambda *_: entry.weight, self.identity, at_entry=True)

@@ -26,7 +26,7 @@ inprocess.enter()
 from comfyui_pure.pure_core.anchors import AnchorSet
 
 from benchmarks.common import RESULTS, markdown
-from benchmarks.narrow import Narrow
+from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY, anchors_of
 from testbed.world.measure import DRAWN, Prompt, Rate, Trial
 from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
@@ -39,7 +39,7 @@ Features = Callable[[AnchorSet], Tensor]
 class Reader:
     """What a classifier may look at."""
 
-    def __init__(self, model: Narrow) -> None:
+    def __init__(self, model: NarrowUNet) -> None:
         self._model = model
 
     def last_word(self, prompts: AnchorSet) -> Tensor:
@@ -107,7 +107,7 @@ def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
     )
 
 
-def table(model: Narrow, trials: Iterable[Trial]) -> str:
+def table(model: NarrowUNet, trials: Iterable[Trial]) -> str:
     """One row per kind and features."""
     reader = Reader(model)
     readers: dict[str, Features] = {
@@ -141,7 +141,7 @@ def main() -> None:
         for kind in split
         for concept in split[kind][: args.limit]
     )
-    text = table(Narrow(), trials)
+    text = table(NarrowUNet(), trials)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "probe.md").write_text(text, encoding="utf-8")
     print(text)

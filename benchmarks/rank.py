@@ -26,7 +26,7 @@ from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import fit
 
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
-from benchmarks.narrow import Narrow
+from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.world.measure import DRAWN, RETAINED, Rate, Scores, Trial
 from testbed.world.prompts import name_of, neighbour_prompts, others, unrelated_prompts
@@ -46,7 +46,7 @@ class Task(NamedTuple):
     trials: tuple[Trial, ...]
     kept: tuple[str, ...]
 
-    def eraser(self, model: Narrow, method: str) -> Eraser:
+    def eraser(self, model: NarrowUNet, method: str) -> Eraser:
         """All of them in one fit, by the method's defaults."""
         kind = self.trials[0].kind
         erased = "\n".join(name_of(kind, trial.concept) for trial in self.trials)
@@ -80,7 +80,7 @@ def tasks(concepts: int, count: int) -> Iterator[Task]:
     yield Task(tuple(trials), tuple(kept))
 
 
-def score(model: Narrow, trials: Sequence[Trial], eraser: Eraser | None) -> Scores:
+def score(model: NarrowUNet, trials: Sequence[Trial], eraser: Eraser | None) -> Scores:
     """What the judge sees, over all trials."""
     with model.erased(eraser) as sampler:
         return functools.reduce(Scores.__add__, (trial.score(sampler) for trial in trials))
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    ledger, model = Ledger(args.out / "rank.jsonl", FIELDS), Narrow()
+    ledger, model = Ledger(args.out / "rank.jsonl", FIELDS), NarrowUNet()
     for concepts in (1, MANY):
         every = list(tasks(concepts, args.count))
         for method in METHODS:

@@ -22,7 +22,7 @@ from comfyui_pure.pure_core.methods import METHODS
 from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import fit_method
-from benchmarks.narrow import Narrow
+from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.world.measure import DRAWN, Scores, Trial
 from testbed.world.vocabulary import DEVELOPMENT
@@ -60,7 +60,7 @@ GRID: tuple[Setting, ...] = (
 
 
 def sweep(
-    model: Narrow,
+    model: NarrowUNet,
     trials: list[Trial],
     grid: tuple[Setting, ...],
     trajectory: Trajectory = TRAJECTORY,
@@ -74,7 +74,7 @@ def sweep(
 
 
 def _summed(
-    model: Narrow, trials: list[Trial], setting: Setting | None, trajectory: Trajectory
+    model: NarrowUNet, trials: list[Trial], setting: Setting | None, trajectory: Trajectory
 ) -> Scores:
     scores = []
     for trial in trials:
@@ -100,7 +100,7 @@ def main() -> None:
     for field, default in TRAJECTORY._asdict().items():
         parser.add_argument(f"--{field.replace('_', '-')}", type=type(default), default=default)
     args = parser.parse_args()
-    model = Narrow()
+    model = NarrowUNet()
     trajectory = Trajectory(**{name: getattr(args, name) for name in Trajectory._fields})
     grid = tuple(entry for entry in GRID if args.method in (None, entry[0]))
     for kind in args.kind or DEVELOPMENT:

@@ -152,9 +152,6 @@ class JoinTask(NamedTuple):
     shares: Sequence[float]
     """Each eraser's share of all forget rows."""
 
-    concepts: Sequence[int]
-    """How many concepts each eraser has."""
-
     retain: Tensor | None
     """H_R (n_R, d), rows to keep."""
 

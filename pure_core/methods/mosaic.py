@@ -13,10 +13,8 @@ and cell. Against all phrasings, "a drawing of" the concept would be moved away 
 
     E - I = reach (T_F - H_F)^T H_F / n_F A^-1
 
-With one cell and one phrasing it is the ridge eraser. The more concepts are erased at once, the
-less they need to be sent beyond their neighbours and the more that costs everything else: left to
-itself `reach` goes down from 1.6 for one concept to 1.3 for ten. Both were chosen on development
-concepts of the small model, the curve between them is a guess.
+With one cell and one phrasing it is the ridge eraser. Left to itself `reach` is 1.3, chosen on
+development concepts of both small U-Nets.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ import torch
 from torch import Tensor
 
 from ..activations import Activations
-from ..eraser import LayerEraser
 from .least_squares import (
     DAMPING,
     KEEP,
@@ -33,16 +30,16 @@ from .least_squares import (
     least_squares_factors,
     rows_to_keep,
 )
-from .method import ActivationMethod, Factors, JoinTask, LayerRows, Remedies, Setting
+from .method import ActivationMethod, Factors, LayerRows, Remedies, Setting
 
-BEYOND = 0.6
-"""How far beyond its neighbours' mean a single concept is sent."""
+USUAL_REACH = 1.3
+"""How far concepts are sent if nothing is said."""
 
 REACH = Setting(
     "reach",
     0.0,
     "How far the concept is sent. 1 is the neighbours' mean, more goes beyond it and erases what 1 "
-    "leaves. 0 chooses: 1.6 for one concept, less for more of them.",
+    "leaves. 0 chooses: 1.3.",
     least=0,
     most=5,
     step=0.05,
@@ -61,27 +58,7 @@ def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors
         keep,
         damping,
     )
-    return (reach or usual_reach(len(forget.anchors.concepts))) * left, right
-
-
-def join(task: JoinTask) -> LayerEraser:
-    """The eraser of several concepts: as the ridge eraser's, at the reach of all of them.
-
-    Raises:
-        EraserError: an eraser without the rows it was fitted on.
-    """
-    if task.settings[REACH.name]:
-        return join_least_squares(task)
-    pairs = zip(task.layers, task.concepts, strict=True)
-    at_mean = [layer.scaled(1 / usual_reach(count)) for layer, count in pairs]
-    joined = join_least_squares(task._replace(layers=at_mean))
-    return joined.scaled(usual_reach(sum(task.concepts)))
-
-
-def usual_reach(concepts: int) -> float:
-    """How far concepts are sent, by how many are erased at once."""
-    reach: float = 1 + BEYOND / concepts ** (1 / 3)
-    return reach
+    return (reach or USUAL_REACH) * left, right
 
 
 def targets(retain: Activations, layer: str, pairs: list[list[int]]) -> Tensor:
@@ -107,7 +84,7 @@ METHOD = ActivationMethod(
         little_removed="Raise reach (now {reach}), or lower keep (now {keep}) or damping.",
         little_kept="Raise keep (now {keep}), or use a lower strength.",
     ),
-    join=join,
+    join=join_least_squares,
     joins_own_retain=True,
     cells=4,
 )

@@ -24,7 +24,7 @@ from .method import ActivationMethod, Factors, LayerRows, Remedies, Setting
 
 OVERSHOOT = Setting(
     "overshoot",
-    1.8,
+    1.3,
     "How far the concept is sent. 1 is the neighbours' mean, more goes beyond it and erases what "
     "1 leaves, but may push neighbours towards the concept: lower it then.",
     least=0.1,

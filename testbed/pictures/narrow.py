@@ -97,12 +97,19 @@ def load_wan(weights: Path = WEIGHTS) -> NarrowWan:
     )
 
 
-def flow_sigmas(steps: int, shift: float = SHIFT) -> Tensor:
-    """ComfyUI's "simple" schedule of a rectified flow: from 1, then zero."""
-    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    table = shift * times / (1 + (shift - 1) * times)
-    picked = [table[-(1 + int(i * len(table) / steps))] for i in range(steps)]
-    return torch.stack([*picked, torch.zeros((), dtype=torch.float64)]).float()
+def shifted(times: Tensor, shift: float) -> Tensor:
+    """A rectified flow's times (0 to 1), moved towards the noise."""
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def flow_sigmas(steps: int, shift: float = SHIFT, scheduler: str = "simple") -> Tensor:
+    """ComfyUI's "simple" or "normal" schedule of a rectified flow: from 1, then zero."""
+    table = shifted(torch.arange(1, 1001, dtype=torch.float64) / 1000, shift)
+    if scheduler == "simple":
+        picked = torch.stack([table[-(1 + int(i * len(table) / steps))] for i in range(steps)])
+    else:
+        picked = shifted(torch.linspace(1, float(table[0]), steps, dtype=torch.float64), shift)
+    return torch.cat([picked, torch.zeros(1, dtype=torch.float64)]).float()
 
 
 @torch.no_grad()
@@ -114,15 +121,20 @@ def sample_wan(
     steps: int = STEPS,
     cfg: float = CFG,
     shift: float = SHIFT,
+    scheduler: str = "simple",
     run_steps: int | None = None,
 ) -> Tensor:
-    """Euler sampling of one latent (16, 8, 8) per text; conditional rows come first in a call."""
+    """Euler sampling of one latent (16, 8, 8) per text; conditional rows come first in a call.
+
+    The text is read once, not in every step.
+    """
     context = torch.cat([model.encode(texts), model.encode([""]).expand(len(texts), -1, -1)])
-    levels = flow_sigmas(steps, shift)
+    reads = model.transformer.read(context)
+    levels = flow_sigmas(steps, shift, scheduler)
     x = noise * levels[0]
     for i in range(run_steps or steps):
         t = (1000 * levels[i]).expand(2 * len(texts))
-        flow, empty = model.transformer(x.repeat(2, 1, 1, 1), t, context).chunk(2)
+        flow, empty = model.transformer.flow(x.repeat(2, 1, 1, 1), t, reads).chunk(2)
         x = x + (empty + cfg * (flow - empty)) * (levels[i + 1] - levels[i])
     return x
 

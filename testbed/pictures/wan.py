@@ -65,6 +65,10 @@ class RootMeanSquare(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * self.weight
 
 
+Read = tuple[Tensor, Tensor]
+"""Keys and values (b, heads, t, 128)."""
+
+
 class Attention(nn.Module):
     """Attention with normalised queries and keys; `turns` for tokens of the picture only."""
 
@@ -73,22 +77,22 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(DIM, DIM) for _ in range(4))
         self.norm_q, self.norm_k = RootMeanSquare(), RootMeanSquare()
 
+    def read(self, context: Tensor) -> Read:
+        """What there is to attend to."""
+        k, v = self.norm_k(self.k(context)), self.v(context)
+        return _by_head(k), _by_head(v)
+
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        turns: tuple[Tensor, Tensor] | None = None,
-        copies: int = 1,
+        self, x: Tensor, read: Read, turns: tuple[Tensor, Tensor] | None = None, copies: int = 1
     ) -> Tensor:
-        """Of `copies` pictures for each row of the context, which is projected only once."""
-        q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(context)), self.v(context)
+        """Of `copies` pictures for each row of what they read."""
+        q, (k, v) = self.norm_q(self.q(x)), read
         q = rearrange(
             q,
             "(b c) t (h d) -> b h (c t) d" if turns is None else "(b c) t (h d) -> (b c) h t d",
             h=HEADS,
             c=copies,
         )
-        k, v = (rearrange(y, "b t (h d) -> b h t d", h=HEADS) for y in (k, v))
         if turns is not None:
             q, k = rotate(q, turns), rotate(k, turns)
         scores = (q.to(v.dtype) / math.sqrt(HEAD)) @ k.to(v.dtype).transpose(-1, -2)
@@ -98,6 +102,10 @@ class Attention(nn.Module):
         else:
             h = rearrange(h, "b h t d -> b t (h d)")
         return self.o(h)
+
+
+def _by_head(x: Tensor) -> Tensor:
+    return rearrange(x, "b t (h d) -> b h t d", h=HEADS)
 
 
 def _plain_norm(x: Tensor) -> Tensor:
@@ -117,12 +125,12 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, DIM) / math.sqrt(DIM))
 
     def forward(
-        self, x: Tensor, e: Tensor, context: Tensor, turns: tuple[Tensor, Tensor], copies: int
+        self, x: Tensor, e: Tensor, read: Read, turns: tuple[Tensor, Tensor], copies: int
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + e).chunk(6, dim=1)
         y = torch.addcmul(shift1, _plain_norm(x), 1 + scale1)
-        x = torch.addcmul(x, self.self_attn(y, y, turns).float(), gate1)
-        x = x + self.cross_attn(self.norm3(x), context, copies=copies)
+        x = torch.addcmul(x, self.self_attn(y, self.self_attn.read(y), turns).float(), gate1)
+        x = x + self.cross_attn(self.norm3(x), read, copies=copies)
         y = torch.addcmul(shift2, _plain_norm(x), 1 + scale2)
         return torch.addcmul(x, self.ffn(y).float(), gate2)
 
@@ -149,7 +157,16 @@ class Wan(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """With fewer texts than pictures, each text serves that many pictures in a row."""
-        copies = len(x) // len(context)
+        return self.flow(x, t, self.read(context))
+
+    def read(self, context: Tensor) -> list[Read]:
+        """What every block's cross-attention reads of a text, whatever the picture and the time."""
+        context = self.text_embedding(context)
+        return [block.cross_attn.read(context) for block in self.blocks]
+
+    def flow(self, x: Tensor, t: Tensor, reads: list[Read]) -> Tensor:
+        """The flow, given what `read` gives."""
+        copies = len(x) // len(reads[0][0])
         side = x.shape[-1] // PATCH
         cos, sin = rotations(side)
         turns = cos.to(x.device), sin.to(x.device)
@@ -158,9 +175,8 @@ class Wan(nn.Module):
         x = self.patch_embedding(x).float()
         e = self.time_embedding(sinusoids(t)).float()
         modulation = self.time_projection(e).float().unflatten(1, (6, DIM))
-        context = self.text_embedding(context)
-        for block in self.blocks:
-            x = block(x, modulation, context, turns, copies)
+        for block, read in zip(self.blocks, reads, strict=True):
+            x = block(x, modulation, read, turns, copies)
         shift, scale = (self.head_modulation + e[:, None]).chunk(2, dim=1)
         x = self.head(torch.addcmul(shift, _plain_norm(x), 1 + scale))
         return rearrange(

@@ -58,16 +58,12 @@ def test_with_one_cell_and_one_phrasing_it_is_the_ridge_eraser(make_activations)
     assert one.fingerprint == other.fingerprint
 
 
-def test_left_to_itself_it_reaches_less_far_with_more_concepts(make_activations):
-    one, retain = make_activations(prompts=2, seed=1), make_activations(prompts=4, seed=2)
-    eight = replace(
-        make_activations(prompts=8, seed=3), anchors=AnchorSet.phrased("abcdefgh", ["{}"])
-    )
-    for forget, reach in ((one, 1.6), (eight, 1.3)):
-        usual, said = fit("mosaic", forget, retain), fit("mosaic", forget, retain, reach=reach)
-        assert usual.provenance.settings["reach"] == 0
-        for name, layer in usual.layers.items():
-            assert torch.allclose(layer.P, said.layers[name].P, atol=1e-6)
+def test_left_to_itself_it_reaches_as_far_as_it_says(make_activations):
+    forget, retain = make_activations(prompts=2, seed=1), make_activations(prompts=4, seed=2)
+    usual, said = fit("mosaic", forget, retain), fit("mosaic", forget, retain, reach=1.3)
+    assert usual.provenance.settings["reach"] == 0
+    for name, layer in usual.layers.items():
+        assert torch.equal(layer.P, said.layers[name].P)
 
 
 def test_a_phrasing_is_not_what_is_erased(make_activations):
