@@ -27,6 +27,7 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
+from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import BY_HEAD
 from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
@@ -171,7 +172,11 @@ def measure(model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int) -> No
                 capture()
             started = time.monotonic()
             task = functools.partial(model.text_task, trial)
-            eraser = fit_method(name, capture, task, settings)
+            try:
+                eraser = fit_method(name, capture, task, settings)
+            except FitError as refused:  # as of a model into which text enters by one map
+                print(*key[3:-1], refused, flush=True)
+                continue
         with model.erased(eraser) as sampler:
             if eraser is not None:
                 fit_s = time.monotonic() - started

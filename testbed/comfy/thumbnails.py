@@ -1,30 +1,70 @@
 """Draws thumbnails from a run: python3 dev.py run testbed/comfy/thumbnails.py -- TEMPLATE ...
 
 Before and after, of the first two pictures, or of the first of each comparison if there are two.
+README as the name draws the README's picture: a concept that everybody knows, and a neighbour.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from testbed.comfy.examples import FOLDER, load, upstream
+from dev.console import ROOT
+from testbed.comfy.examples import FOLDER, Workflow, load, upstream
 from testbed.comfy.server import ComfyServer
 from testbed.comfy.small_wan import SETTINGS, TEMPLATE
+from testbed.pictures.expand import FILES
+from testbed.pictures.measure import PICTURES
+from testbed.pictures.narrow import CFG
 
 SIZE, SIDE = (512, 560), 240
 LEFT, TOP = (10, 262), (46, 302)
 BACKGROUND, WORDS = (24, 24, 26), ("before", "after")
 
 
-def pairs(server: ComfyServer, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Two pictures before and after, from a run of a template on the small models."""
+README = "README"
+README_PICTURE = ROOT / "docs" / "pictures" / "before_and_after.jpg"
+PANDA = PICTURES.trial("object", "panda", 1)
+README_PROMPTS = ("a panda on green grass", "a cat on green grass")
+README_SETTINGS: dict[str, dict[str, Any]] = {
+    "CheckpointLoaderSimple": {"ckpt_name": Path(FILES["checkpoint"]).name},
+    "PURE_EraseConcept": {
+        "concept": PANDA.name,
+        "kind": PANDA.kind,
+        "neighbours": PANDA.listed_names(),
+    },
+    "KSampler": {"cfg": CFG},
+}
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+def template(name: str, settings: dict[str, dict[str, Any]]) -> Workflow:
+    """A template in API format, with some widgets set by type of node."""
     prompt = load(FOLDER / "api" / f"{name}.json")
-    if name == TEMPLATE:
+    for node in prompt.values():
+        node["inputs"].update(settings.get(node["class_type"], {}))
+    return prompt
+
+
+def readme(server: ComfyServer) -> Pairs:
+    """*Erase a concept* on the model of real pictures."""
+    shown = []
+    prompt = template("Erase a concept", README_SETTINGS)
+    for text in README_PROMPTS:
         for node in prompt.values():
-            node["inputs"].update(SETTINGS.get(node["class_type"], {}))
+            if node["inputs"].get("text"):
+                node["inputs"]["text"] = text
+        shown.append(pairs(server, prompt)[0])
+    return shown
+
+
+def pairs(server: ComfyServer, prompt: Workflow) -> Pairs:
+    """Two pictures before and after, from a run of a template."""
     comparisons = [key for key, node in prompt.items() if node["class_type"] == "PURE_Compare"]
     needed = {key: node for each in comparisons for key, node in upstream(prompt, each).items()}
     run = server.run(needed)
@@ -36,7 +76,7 @@ def pairs(server: ComfyServer, name: str) -> list[tuple[np.ndarray, np.ndarray]]
     return shown[0][:2] if len(shown) == 1 else [each[0] for each in shown[:2]]
 
 
-def thumbnail(rows: list[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
+def thumbnail(rows: Pairs) -> Image.Image:
     """Rows of before and after, with these words above."""
     whole = Image.new("RGB", SIZE, BACKGROUND)
     draw = ImageDraw.Draw(whole)
@@ -53,7 +93,11 @@ def thumbnail(rows: list[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
 def main() -> None:
     with ComfyServer() as server:
         for name in sys.argv[1:]:
-            thumbnail(pairs(server, name)).save(FOLDER / f"{name}.jpg", quality=90)
+            if name == README:
+                thumbnail(readme(server)).save(README_PICTURE, quality=90)
+                continue
+            prompt = template(name, SETTINGS if name == TEMPLATE else {})
+            thumbnail(pairs(server, prompt)).save(FOLDER / f"{name}.jpg", quality=90)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from comfyui_pure.nodes.host.capture.sampling import noise_levels
 from torch import Tensor
 
+from testbed.comfy.erasable import TRAJECTORY
 from testbed.comfy.pictures import Sd15, WanPictures
 from testbed.pictures import expand, narrow
 from testbed.pictures.measure import PICTURES, any_concept
 from testbed.world import narrow as world
 from testbed.world.expand import TEXT
-
-pytestmark = pytest.mark.skipif(
-    not all((narrow.WEIGHTS / f"{n}.safetensors").exists() for n in ("judge", *narrow.MODELS)),
-    reason="testbed/pictures/weights/ holds no trained models yet: see its README",
-)
 
 TEXTS = [
     "a fox on a meadow in the style of Noto",
@@ -81,6 +78,12 @@ def test_wan_draws_as_its_narrow_form(wan: WanPictures) -> None:
     noise = torch.randn(len(TEXTS), 16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     own = small.decode(narrow.sample_wan(small, TEXTS, noise[:, :, 0]))
     close(wan.pictures(TEXTS, seed=0), own)
+
+
+def test_wan_is_captured_at_its_narrow_form_s_noise_levels(wan: WanPictures) -> None:
+    own = narrow.flow_sigmas(TRAJECTORY.steps, scheduler=TRAJECTORY.scheduler)
+    host = noise_levels(wan.model, TRAJECTORY)
+    assert (host - own[: len(host)]).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", narrow.MODELS)
