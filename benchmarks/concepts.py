@@ -1,4 +1,4 @@
-"""Erases many concepts of the shipped model at once, in ComfyUI, and lets the judge count.
+"""Erases many concepts of the drawn world at once, in the narrow form, and lets the judge count.
 
     python3 dev.py run benchmarks/concepts.py -- --out benchmarks/results
 
@@ -23,8 +23,6 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from comfyui_pure.nodes.host.capture import capture
-from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.combine import MODES, combine
 from comfyui_pure.pure_core.concepts import anchors_for
@@ -33,8 +31,8 @@ from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import fit
 
 from benchmarks.common import MOST_CELLS, RESULTS, markdown
+from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY
-from testbed.comfy.shipped import Shipped
 from testbed.world.judge import read
 from testbed.world.measure import DRAWN, Rate, Sampler
 from testbed.world.prompts import (
@@ -101,15 +99,15 @@ def tasks(split: str) -> Iterable[Task]:
 class Captures:
     """Activations of concepts, captured once each."""
 
-    def __init__(self, shipped: Shipped) -> None:
-        self._shipped = shipped
+    def __init__(self, model: NarrowUNet) -> None:
+        self._model = model
         self._of = functools.cache(self._capture)
 
     def _capture(self, concept: Concept) -> Activations:
         kind, name = concept
         prompts = anchors_for(name_of(kind, name), kind, "").forget
         by_cells = TRAJECTORY._replace(cells=MOST_CELLS)
-        return capture(self._shipped.model, self._shipped.clip, prompts, by_cells)
+        return self._model.captured(prompts, by_cells)
 
     def each(self, concepts: Iterable[Concept]) -> list[Activations]:
         """The activations of every concept."""
@@ -159,9 +157,9 @@ def table(ledger: Ledger) -> str:
     return markdown(heads, rows)
 
 
-def run(shipped: Shipped, ledger: Ledger, task: Task, count: int) -> None:
+def run(model: NarrowUNet, ledger: Ledger, task: Task, count: int) -> None:
     """Add what the ledger does not have yet of one task."""
-    captures, prompts = Captures(shipped), task.prompts(count)
+    captures, prompts = Captures(model), task.prompts(count)
     kinds = {kind for kind, _ in task.erased}
     label = (task.what, len(task.erased))
     wanted = [(*label, "unedited", "")]
@@ -184,8 +182,8 @@ def run(shipped: Shipped, ledger: Ledger, task: Task, count: int) -> None:
             if mode:
                 turned = combine(erasers[::-1], mode, retain)
                 fitted["order"] = float(f"{largest_difference(eraser, turned):.2g}")
-        model = shipped.model if eraser is None else patch(shipped.model, eraser).model
-        rates = score(prompts, kinds, functools.partial(shipped.pictures, model=model))
+        with model.erased(eraser) as sampler:
+            rates = score(prompts, kinds, sampler)
         ledger.add(key, {**dict(zip(NUMBERS, rates, strict=True)), **fitted})
         print(*key, *rates, fitted, flush=True)
 
@@ -199,11 +197,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    ledger, shipped = Ledger(args.out / "concepts.jsonl", FIELDS), Shipped()
+    ledger, model = Ledger(args.out / "concepts.jsonl", FIELDS), NarrowUNet()
     for task in tasks(args.concepts):
         if args.number not in (None, len(task.erased)):
             continue
-        run(shipped, ledger, task, args.count)
+        run(model, ledger, task, args.count)
         (args.out / "concepts.md").write_text(table(ledger), encoding="utf-8")
     print(table(ledger))
 

@@ -33,8 +33,8 @@ from testbed.world.prompts import name_of, neighbour_prompts, others, unrelated_
 from testbed.world.vocabulary import DEVELOPMENT
 
 METHODS = ("pure", "ridge", "mosaic")
-LIMITS = (0, 48, 32, 16, 8)
-"""Directions a layer; 0 for all."""
+LIMITS = (0, 48, 32, 16, 8, 4)
+"""Directions a layer, or in each head of a method that is fitted head by head; 0 for all."""
 
 FIELDS = ("concepts", "method", "max_rank")
 MANY = 10

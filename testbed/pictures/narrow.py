@@ -1,7 +1,7 @@
 """Both models in their narrow form, outside ComfyUI: the same functions, much faster.
 
-The benchmarks measure with them, and `tests/comfy/test_pictures.py` compares them with ComfyUI on the
-files that `expand.py` writes.
+The benchmarks measure with them, and `tests/comfy/test_pictures.py` compares them with ComfyUI on
+the files that `expand.py` writes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The small model in its narrow form, outside ComfyUI: the same function some ten times faster.
 
-The benchmarks measure with it, and `tests/comfy/test_shipped_model.py` compares it with ComfyUI on the
-wide checkpoint.
+The benchmarks measure with it, and `tests/comfy/test_shipped_model.py` compares it with ComfyUI on
+the wide checkpoint.
 """
 
 from __future__ import annotations
