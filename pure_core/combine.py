@@ -136,15 +136,19 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
     if method.joins_own_retain or retain is None:
         _require_same_retain(made, retain)
     settings = _method_settings(method, first)
-    shares = _shares(made)
+    shares, concepts = _shares(made), [len(each.concepts) for each in made]
+    together = _record(made)
+    count = len(together.concepts)
     layers = {}
     for done, name in enumerate(erasers[0].layers, start=1):
         rows = None if retain is None else retain.rows[name]
         parts = [each.layers[name] for each in erasers]
-        layers[name] = _joined(method.join, JoinTask(parts, shares, rows, settings))
+        layers[name] = _joined(
+            method.join, JoinTask(parts, shares, concepts, count, rows, settings)
+        )
         progress(done, len(erasers[0].layers))
     record = replace(
-        _record(made),
+        together,
         retain=AnchorSet() if retain is None else retain.anchors,
         contribution=contribution(layers),
     )

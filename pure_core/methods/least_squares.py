@@ -8,6 +8,9 @@ With forget rows H_F, their targets T_F and retain rows H_R,
 is the minimiser of
 
     |E H_F - T_F|^2 / n_F + keep |E H_R - H_R|^2 / n_R + damping tau |E - I|^2.
+
+Of c concepts at once, keep and damping are divided by c: every concept weighs as much against the
+neighbours as it would alone.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ DAMPING = Setting(
 
 
 def least_squares_factors(
-    forget: Tensor, targets: Tensor, retain: Tensor, keep: float, damping: float
+    forget: Tensor, targets: Tensor, retain: Tensor, keep: float, damping: float, concepts: int
 ) -> Factors:
     """Thin factors of the solution: E = I - L R, L (d, r), R (r, d).
 
@@ -52,8 +55,9 @@ def least_squares_factors(
         forget: H_F of shape (n_F, d), float64.
         targets: T_F of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
+        concepts: How many the forget rows are of.
     """
-    kept, floor = kept_rows(retain, keep, damping)
+    kept, floor = kept_rows(retain, keep / concepts, damping / concepts)
     n = len(forget)
     solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
     return thin_product((forget - targets).T, solved)
@@ -92,10 +96,10 @@ def join_least_squares(task: JoinTask) -> LayerEraser:
     kept, floor = kept_rows(task.retain.double(), keep, damping)
     base = kept.T @ kept + floor * torch.eye(kept.shape[1], dtype=kept.dtype)
     moments = []
-    for layer, share in zip(task.layers, task.shares, strict=True):
+    for layer, share, count in zip(task.layers, task.shares, task.concepts, strict=True):
         own, right = mixed_rows([layer], [1.0]), layer.proj_right.double()
-        moments.append(share * (right @ base + (right @ own.T) @ own))
-    every = torch.linalg.cholesky(base + rows.T @ rows)
+        moments.append(share * (right @ base / count + (right @ own.T) @ own))
+    every = torch.linalg.cholesky(base / task.all_concepts + rows.T @ rows)
     solved = torch.cholesky_solve(torch.cat(moments).T, every).T
     stacked = torch.cat([each.proj_left.double() for each in task.layers], 1)
     left, right = thin_product(stacked, solved)

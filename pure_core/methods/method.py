@@ -152,6 +152,12 @@ class JoinTask(NamedTuple):
     shares: Sequence[float]
     """Each eraser's share of all forget rows."""
 
+    concepts: Sequence[int]
+    """How many concepts each eraser has."""
+
+    all_concepts: int
+    """How many they have together, each counted once."""
+
     retain: Tensor | None
     """H_R (n_R, d), rows to keep."""
 

@@ -57,6 +57,7 @@ def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors
         rows_to_keep(rows),
         keep,
         damping,
+        len(forget.anchors.concepts),
     )
     return (reach or USUAL_REACH) * left, right
 

@@ -44,6 +44,7 @@ def solve(rows: LayerRows, keep: float, damping: float, overshoot: float) -> Fac
         rows_to_keep(rows),
         keep,
         damping,
+        len(forget.anchors.concepts),
     )
     return overshoot * left, right
 

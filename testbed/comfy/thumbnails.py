@@ -2,6 +2,7 @@
 
 Before and after, of the first two pictures, or of the first of each comparison if there are two.
 README as the name draws the README's picture: a concept that everybody knows, and a neighbour.
+*Use a saved eraser* needs *Save an eraser* before it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def readme(server: ComfyServer) -> Pairs:
 def pairs(server: ComfyServer, prompt: Workflow) -> Pairs:
     """Two pictures before and after, from a run of a template."""
     comparisons = [key for key, node in prompt.items() if node["class_type"] == "PURE_Compare"]
-    needed = {key: node for each in comparisons for key, node in upstream(prompt, each).items()}
+    savers = [key for key, node in prompt.items() if node["class_type"] == "PURE_SaveEraser"]
+    ends = comparisons + savers
+    needed = {key: node for each in ends for key, node in upstream(prompt, each).items()}
     run = server.run(needed)
     assert run.error is None, run.error
     shown = []

@@ -37,7 +37,7 @@ def dense_ridge(h_f: Tensor, t_f: Tensor, h_r: Tensor, keep: float, damping: flo
 @pytest.mark.parametrize(("keep", "damping"), [(1.0, 0.01), (0.1, 0.5), (0.0, 0.1), (100.0, 1e-3)])
 def test_it_equals_the_dense_solve(n_f, n_r, d, keep, damping):
     h_f, t_f, h_r = random_rows(n_f, d, 0), random_rows(n_f, d, 1), random_rows(n_r, d, 2)
-    left, right = least_squares_factors(h_f, t_f, h_r, keep, damping)
+    left, right = least_squares_factors(h_f, t_f, h_r, keep, damping, 1)
     e = torch.eye(d, dtype=torch.float64) - left @ right
     expected = dense_ridge(h_f, t_f, h_r, keep, damping)
     assert left.shape[1] <= min(n_f, d)
@@ -54,7 +54,7 @@ def test_it_minimises_its_objective():
         kept = keep * (h_r @ e.T - h_r).square().sum() / 30
         return erased + kept + damping * h_r.square().mean() * (e - eye).square().sum()
 
-    left, right = least_squares_factors(h_f, t_f, h_r, keep, damping)
+    left, right = least_squares_factors(h_f, t_f, h_r, keep, damping, 1)
     best = (eye - left @ right).requires_grad_()
     (gradient,) = torch.autograd.grad(objective(best), best)
     (at_identity,) = torch.autograd.grad(objective(eye.requires_grad_()), eye)
@@ -112,6 +112,16 @@ def test_keep_holds_the_neighbours_and_damping_holds_everything(make_activations
     assert change_of(forget.rows[MIDDLE], strong) > 1e-2
     still = solved(forget, retain, keep=10.0, damping=1e6)
     assert change_of(forget.rows[MIDDLE], still) < 1e-4
+
+
+def test_of_several_concepts_each_weighs_as_much_as_alone(make_activations):
+    forget, retain = make_activations(prompts=4, seed=1), make_activations(prompts=3, seed=2)
+    names = AnchorSet.phrased(["a", "b"], ["{}", "a {}"])
+    both = fit("ridge", replace(forget, anchors=names), retain, keep=2.0, damping=0.1)
+    same = fit("ridge", forget, retain, keep=1.0, damping=0.05)
+    assert len(names.concepts) == 2 and len(forget.anchors.concepts) == 1
+    for name, layer in both.layers.items():
+        assert torch.allclose(layer.P, same.layers[name].P, atol=1e-5)
 
 
 def test_overshoot_goes_as_much_further_along_the_same_way(make_activations):
