@@ -3,9 +3,9 @@
     python3 dev.py run benchmarks/concepts.py -- --out benchmarks/results
 
 1, 3, 10 and all characters but nine, then all concepts of every kind but some, which are the
-neighbours: joint and in sequence, by every method with the nodes' defaults. A joint eraser is
-made a second time from the erasers in reversed order, and the largest difference between the two
-is written beside it. Results are kept as they come (`concepts.jsonl`), so an interrupted run goes
+neighbours: fitted at once, and fitted one by one and combined, joint and in sequence, by every
+method with the nodes' defaults. A joint eraser is made a second time from the erasers in reversed
+order, and the largest difference between the two is written beside it. Results are kept as they come (`concepts.jsonl`), so an interrupted run goes
 on; `concepts.md` is the table.
 """
 
@@ -47,6 +47,7 @@ from testbed.world.vocabulary import DEVELOPMENT, HELD_OUT
 METHODS = ("pure", "ridge", "mosaic")
 KEPT = {"character": 9, "object": 4, "style": 3, "unsafe content": 1}
 """Concepts of each kind that are kept, the last of their list."""
+AT_ONCE = "at once"
 NUMBERS = ("by name", "by description", "neighbours", "everything else")
 FIELDS = ("what", "concepts", "method", "mode")
 
@@ -163,7 +164,7 @@ def run(model: NarrowUNet, ledger: Ledger, task: Task, count: int) -> None:
     kinds = {kind for kind, _ in task.erased}
     label = (task.what, len(task.erased))
     wanted = [(*label, "unedited", "")]
-    modes = MODES if len(task.erased) > 1 else ("",)
+    modes = (AT_ONCE, *MODES) if len(task.erased) > 1 else (AT_ONCE,)
     wanted += [(*label, method, mode) for method in METHODS for mode in modes]
     for key in wanted:
         if key in ledger:
@@ -173,13 +174,15 @@ def run(model: NarrowUNet, ledger: Ledger, task: Task, count: int) -> None:
         if method != "unedited":
             retain = captures.together(task.kept)
             concepts = captures.each(task.erased)
+            if mode == AT_ONCE:
+                concepts = [captures.together(task.erased)]
             started = time.monotonic()
             erasers = [fit(method, each, retain) for each in concepts]
-            eraser = combine(erasers, mode, retain) if mode else erasers[0]
+            eraser = erasers[0] if mode == AT_ONCE else combine(erasers, mode, retain)
             ranks = eraser.ranks.values()
             fitted["ranks"] = [min(ranks), max(ranks)]
             fitted["seconds"] = round(time.monotonic() - started, 1)
-            if mode:
+            if mode != AT_ONCE:
                 turned = combine(erasers[::-1], mode, retain)
                 fitted["order"] = float(f"{largest_difference(eraser, turned):.2g}")
         with model.erased(eraser) as sampler:

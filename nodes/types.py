@@ -1,5 +1,6 @@
 """Sockets and widgets that several nodes share."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -271,10 +272,10 @@ def max_rank_input(default: int = 0) -> io.Int.Input:
                 max=4096,
                 step=1,
                 tooltip=(
-                    "The most directions that are changed in each layer, those in which the "
-                    "concept changes most; 1 to 4096, 0 for all of them. Fewer make smaller files "
-                    "and LoRAs; with ten concepts at once, 64 lost nothing. Erasers that you want "
-                    "to join later need 0."
+                    "The most directions that are changed in each layer, or in each head of one "
+                    "that is fitted head by head: those in which the concept changes most; 1 to "
+                    "4096, 0 for all of them. Fewer make smaller files and LoRAs; with ten "
+                    "concepts at once, 64 lost nothing. Erasers that you want to join later need 0."
                 ),
             )
         )
@@ -283,7 +284,8 @@ def max_rank_input(default: int = 0) -> io.Int.Input:
 
 def heads_input() -> io.Combo.Input:
     """Whether each head of a layer is fitted by itself."""
-    alone = " and ".join(name for name, each in METHODS.items() if each.by_head) or "none"
+    alone = [name for name, each in METHODS.items() if each.by_head_up_to == math.inf]
+    single = [name for name, each in METHODS.items() if each.by_head_up_to == 1]
     return advanced(
         optional(
             io.Combo.Input(
@@ -295,7 +297,8 @@ def heads_input() -> io.Combo.Input:
                     "itself, all of the change arrives in the model, and files are smaller. "
                     "Fitted all together, one head may use what another says, as in the paper, "
                     "but part of the change does not arrive; connect model and clip, and the "
-                    f"report says how much does. Each by itself by default: {alone}."
+                    f"report says how much does. Each by itself by default: {', '.join(alone)}; of "
+                    f"a single concept {' and '.join(single)}."
                 ),
             )
         )

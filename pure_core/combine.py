@@ -159,7 +159,7 @@ def _joined(join: Callable[[JoinTask], LayerEraser], task: JoinTask) -> LayerEra
     """One layer of several erasers, joined as it was fitted: whole, or head by head."""
     heads = task.layers[0].heads
     if not task.layers[0].by_head:
-        return join(task)
+        return join(task._replace(concepts=[1] * len(task.layers), all_concepts=1))
     retain = (
         None
         if task.retain is None

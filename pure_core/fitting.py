@@ -83,7 +83,8 @@ def fit(
 def _by_head(method: ActivationMethod, heads: str, forget: Activations) -> bool:
     """Whether each head is fitted by itself."""
     require_one_of("heads", heads, HEADS, FitError)
-    if heads == TOGETHER or (heads == AS_METHOD and not method.by_head):
+    many = len(forget.anchors.concepts) > method.by_head_up_to
+    if heads == TOGETHER or (heads == AS_METHOD and many):
         return False
     missing = [name for name in forget.rows if name not in forget.heads]
     if missing and heads == AS_METHOD:  # captured before heads were recorded
@@ -110,7 +111,7 @@ def _fitted(
         rows = forget.rows[name]
         if by_head and not bool(rows.any()):  # a head that does nothing
             return LayerEraser(rows.new_zeros(rows.shape[1], 0), rows.new_zeros(0, rows.shape[1]))
-        left, right = method.solve(LayerRows(name, forget, retain), **values)
+        left, right = method.solve(LayerRows(name, forget, retain, by_head), **values)
         return LayerEraser(left.float(), right.float())
 
     rows = scaled_rows(forget.rows[name])

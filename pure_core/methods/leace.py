@@ -16,6 +16,8 @@ mean moves. The package concept-erasure estimates the shrinkage; here it is set.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ METHOD = ActivationMethod(
     edit="values",
     settings=(SHRINKAGE,),
     solve=solve,
-    by_head=True,
+    by_head_up_to=math.inf,
     remedies=Remedies(
         little_removed="LEACE goes no further: raise strength, or use the method ridge.",
         little_kept="Raise shrinkage (now {shrinkage}), or use a lower strength.",

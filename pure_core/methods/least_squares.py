@@ -9,8 +9,9 @@ is the minimiser of
 
     |E H_F - T_F|^2 / n_F + keep |E H_R - H_R|^2 / n_R + damping tau |E - I|^2.
 
-Of c concepts at once, keep and damping are divided by c: every concept weighs as much against the
-neighbours as it would alone.
+Head by head, of c concepts at once, keep and damping are divided by c: in the few dimensions of a
+head, each concept needs as much weight against the neighbours as it has alone. A whole layer has
+room for all of them, and there they are not divided.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def least_squares_factors(
         forget: H_F of shape (n_F, d), float64.
         targets: T_F of shape (n_F, d), float64.
         retain: H_R of shape (n_R, d), float64.
-        concepts: How many the forget rows are of.
+        concepts: What keep and damping are divided by.
     """
     kept, floor = kept_rows(retain, keep / concepts, damping / concepts)
     n = len(forget)

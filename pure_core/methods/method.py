@@ -133,6 +133,9 @@ class LayerRows(NamedTuple):
     forget: Activations
     retain: Activations | None
 
+    by_head: bool = False
+    """Whether the rows are those of a single head."""
+
     @property
     def forget_rows(self) -> Tensor:
         """H_F (n_F, d), float32 as captured."""
@@ -153,10 +156,10 @@ class JoinTask(NamedTuple):
     """Each eraser's share of all forget rows."""
 
     concepts: Sequence[int]
-    """How many concepts each eraser has."""
+    """How many concepts each eraser has, of a single head; of a whole layer 1."""
 
     all_concepts: int
-    """How many they have together, each counted once."""
+    """How many they have together, each counted once; of a whole layer 1."""
 
     retain: Tensor | None
     """H_R (n_R, d), rows to keep."""
@@ -183,8 +186,9 @@ class ActivationMethod(Method):
     needs_retain: bool = True
     """Whether it cannot be fitted without neighbours."""
 
-    by_head: bool = False
-    """Whether it did better fitted on each head by itself, so that this is its default."""
+    by_head_up_to: float = 0
+    """Up to how many concepts at once it did better fitted on each head by itself, so that this is
+    its default."""
 
     cells: int = 1
     """With how many cells its activations are best captured; 1 for whole pictures, which is all

@@ -57,7 +57,7 @@ def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors
         rows_to_keep(rows),
         keep,
         damping,
-        len(forget.anchors.concepts),
+        len(forget.anchors.concepts) if rows.by_head else 1,
     )
     return (reach or USUAL_REACH) * left, right
 
@@ -80,7 +80,7 @@ METHOD = ActivationMethod(
     edit="values",
     settings=(KEEP, DAMPING, REACH),
     solve=solve,
-    by_head=True,
+    by_head_up_to=1,
     remedies=Remedies(
         little_removed="Raise reach (now {reach}), or lower keep (now {keep}) or damping.",
         little_kept="Raise keep (now {keep}), or use a lower strength.",

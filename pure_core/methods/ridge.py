@@ -44,7 +44,7 @@ def solve(rows: LayerRows, keep: float, damping: float, overshoot: float) -> Fac
         rows_to_keep(rows),
         keep,
         damping,
-        len(forget.anchors.concepts),
+        len(forget.anchors.concepts) if rows.by_head else 1,
     )
     return overshoot * left, right
 
@@ -56,7 +56,7 @@ METHOD = ActivationMethod(
     edit="values",
     settings=(KEEP, DAMPING, OVERSHOOT),
     solve=solve,
-    by_head=True,
+    by_head_up_to=1,
     remedies=Remedies(
         little_removed="Raise overshoot (now {overshoot}), or lower keep (now {keep}) or damping.",
         little_kept="Raise keep (now {keep}), or use a lower strength.",

@@ -26,6 +26,7 @@ from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
+from comfyui_pure.pure_core.fitting import TOGETHER
 
 from testbed.comfy.stock import (
     QUICK,
@@ -68,7 +69,7 @@ def retain(loaded: Loaded) -> Activations:
 
 
 def fitted(forget: Activations, retain: Activations | None, method: str = "ridge") -> Eraser:
-    return execute(Fit, forget=forget, retain=retain, method=method)[0]
+    return execute(Fit, forget=forget, retain=retain, method=method, heads=TOGETHER)[0]
 
 
 def combined(erasers: list[Eraser], **given: Any) -> Eraser:

@@ -17,12 +17,15 @@ from pure_core.combine import combine
 from pure_core.eraser import Eraser, LayerEraser, product
 from pure_core.errors import ActivationError, EraserError
 from pure_core.files.eraser import load_eraser, save_eraser
-from pure_core.fitting import fit, fit_text
+from pure_core.fitting import TOGETHER, fit, fit_text
 from pure_core.selection import select
 from tests.core.texts import LAYERS, WIDTH, text_model, text_task
 
 MIDDLE = "middle_block.1.transformer_blocks.0.attn2"
-SETTINGS = {"pure": {"forget_energy": 0.99, "retain_energy": 0.7}, "ridge": {"keep": 2.0}}
+SETTINGS = {
+    "pure": {"forget_energy": 0.99, "retain_energy": 0.7},
+    "ridge": {"keep": 2.0, "heads": TOGETHER},
+}
 METHODS = list(SETTINGS)
 
 

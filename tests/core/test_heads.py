@@ -143,6 +143,20 @@ def test_joining_gives_what_fitting_all_at_once_gives(make_activations, method):
     assert in_sequence.heads and in_sequence.joinable
 
 
+def test_by_default_heads_are_by_themselves_for_one_concept(make_activations):
+    one, other, retain = (make_activations(seed=seed) for seed in (1, 3, 2))
+    both = one.concatenate(other)
+    assert len(both.anchors.concepts) == 2
+    for method, (alone, many) in {
+        "pure": (False, False),
+        "ridge": (True, False),
+        "mosaic": (True, False),
+        "leace": (True, True),
+    }.items():
+        assert bool(fit(method, one, retain).heads) == alone, method
+        assert bool(fit(method, both, retain).heads) == many, method
+
+
 @pytest.fixture
 def eraser(make_activations) -> Eraser:
     return fit("ridge", make_activations(seed=1), make_activations(seed=2), heads=BY_HEAD)

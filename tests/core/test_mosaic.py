@@ -11,7 +11,7 @@ from pure_core.activations import Activations
 from pure_core.anchors import AnchorSet
 from pure_core.combine import combine
 from pure_core.errors import FitError
-from pure_core.fitting import TOGETHER, fit
+from pure_core.fitting import BY_HEAD, TOGETHER, fit
 from pure_core.methods import METHODS
 
 LAYER = "middle_block.1.transformer_blocks.0.attn2"
@@ -83,17 +83,18 @@ def test_other_methods_are_given_whole_pictures(make_activations):
         assert (given.fingerprint == pooled.fingerprint) == (METHODS[method].cells == 1)
 
 
+@pytest.mark.parametrize("heads", [BY_HEAD, TOGETHER])
 @pytest.mark.parametrize("reach", [0.0, 1.2])
-def test_joined_it_is_what_fitting_together_gives(make_activations, reach):
+def test_joined_it_is_what_fitting_together_gives(make_activations, reach, heads):
     retain = named(make_activations(prompts=6, seed=2, cells=2), "cat", "bird", "fox")
     concepts = [
         named(make_activations(prompts=2, seed=seed, cells=2), name)
         for seed, name in ((1, "dog"), (3, "wolf"))
     ]
-    joined = combine(
-        [fit("mosaic", each, retain, reach=reach) for each in concepts], "joint", retain
-    )
-    together = fit("mosaic", concepts[0].concatenate(concepts[1]), retain, reach=reach)
+    each = [fit("mosaic", one, retain, heads=heads, reach=reach) for one in concepts]
+    joined = combine(each, "joint", retain)
+    both = concepts[0].concatenate(concepts[1])
+    together = fit("mosaic", both, retain, heads=heads, reach=reach)
     for name, layer in together.layers.items():
         assert torch.allclose(joined.layers[name].P, layer.P, atol=1e-4)
 

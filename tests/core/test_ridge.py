@@ -12,7 +12,7 @@ from pure_core.activations import Activations, neighbour_means
 from pure_core.anchors import AnchorSet
 from pure_core.eraser import LayerEraser
 from pure_core.errors import FitError
-from pure_core.fitting import TOGETHER, fit
+from pure_core.fitting import BY_HEAD, TOGETHER, fit
 from pure_core.low_rank import thin_product
 from pure_core.methods import METHODS
 from pure_core.methods.least_squares import least_squares_factors, solve_rows
@@ -114,14 +114,17 @@ def test_keep_holds_the_neighbours_and_damping_holds_everything(make_activations
     assert change_of(forget.rows[MIDDLE], still) < 1e-4
 
 
-def test_of_several_concepts_each_weighs_as_much_as_alone(make_activations):
+def test_in_a_head_each_of_several_concepts_weighs_as_much_as_alone(make_activations):
     forget, retain = make_activations(prompts=4, seed=1), make_activations(prompts=3, seed=2)
     names = AnchorSet.phrased(["a", "b"], ["{}", "a {}"])
-    both = fit("ridge", replace(forget, anchors=names), retain, keep=2.0, damping=0.1)
-    same = fit("ridge", forget, retain, keep=1.0, damping=0.05)
     assert len(names.concepts) == 2 and len(forget.anchors.concepts) == 1
-    for name, layer in both.layers.items():
-        assert torch.allclose(layer.P, same.layers[name].P, atol=1e-5)
+    for heads, least in ((BY_HEAD, 0.5), (TOGETHER, 1.0)):  # a whole layer has room for both
+        weights = {"keep": 2.0, "damping": 0.1}
+        less = {name: least * each for name, each in weights.items()}
+        both = fit("ridge", replace(forget, anchors=names), retain, heads=heads, **weights)
+        same = fit("ridge", forget, retain, heads=heads, **less)
+        for name, layer in both.layers.items():
+            assert torch.allclose(layer.P, same.layers[name].P, atol=1e-5)
 
 
 def test_overshoot_goes_as_much_further_along_the_same_way(make_activations):
