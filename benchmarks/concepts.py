@@ -5,8 +5,8 @@
 1, 3, 10 and all characters but nine, then all concepts of every kind but some, which are the
 neighbours: fitted at once, and fitted one by one and combined, joint and in sequence, by every
 method with the nodes' defaults. A joint eraser is made a second time from the erasers in reversed
-order, and the largest difference between the two is written beside it. Results are kept as they come (`concepts.jsonl`), so an interrupted run goes
-on; `concepts.md` is the table.
+order, and the largest difference between the two is written beside it. Results are kept as they
+come (`concepts.jsonl`), so an interrupted run goes on; `concepts.md` is the table.
 """
 
 from __future__ import annotations

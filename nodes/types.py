@@ -364,8 +364,8 @@ def method_input() -> io.Combo.Input:
         default=METHOD,
         tooltip=methods_tooltip(
             METHODS,
-            "The default measured best on the development concepts of the small model shipped for "
-            "tests; choose pure for the paper's method.",
+            "The default is the quicker of the two that measured best on the small models shipped "
+            "for tests; choose pure for the paper's method.",
         ),
     )
 
