@@ -26,7 +26,7 @@ from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import PureError
-from comfyui_pure.pure_core.fitting import TOGETHER
+from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER
 
 from testbed.comfy.stock import (
     QUICK,
@@ -68,8 +68,10 @@ def retain(loaded: Loaded) -> Activations:
     return captured(loaded, NEIGHBOURS)
 
 
-def fitted(forget: Activations, retain: Activations | None, method: str = "ridge") -> Eraser:
-    return execute(Fit, forget=forget, retain=retain, method=method, heads=TOGETHER)[0]
+def fitted(
+    forget: Activations, retain: Activations | None, method: str = "ridge", heads: str = TOGETHER
+) -> Eraser:
+    return execute(Fit, forget=forget, retain=retain, method=method, heads=heads)[0]
 
 
 def combined(erasers: list[Eraser], **given: Any) -> Eraser:
@@ -132,7 +134,7 @@ def test_combined_in_sequence_is_one_patch_after_the_other(
 def test_a_list_may_be_connected_to_one_socket(
     concepts: list[Activations], retain: Activations
 ) -> None:
-    erasers = [fitted(each, retain) for each in concepts]
+    erasers = [fitted(each, retain, heads=BY_HEAD) for each in concepts]
     eraser, summary = execute(
         CombineErasers, eraser_1=erasers, mode=["joint"], retain=[retain], max_rank=[3]
     )
