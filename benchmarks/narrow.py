@@ -7,7 +7,7 @@ They compute the same functions as the files that ComfyUI loads, some ten times 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,12 @@ class Narrow:
     """A small model in its narrow form, with what is asked of an `Erasable`."""
 
     pictures: Sampler
+    sampling: Callable[..., Tensor]
+    """Runs the model along a schedule, given it, texts and noise."""
+
+    recording: Callable[..., AbstractContextManager[narrow.Recorded]]
+    """Collects activations for as long as its block runs, given the model and cells."""
+
     shape: tuple[int, ...]
     """Of one picture's latent."""
 
@@ -67,11 +73,14 @@ class Narrow:
 
     def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
         """Run the model along a trajectory; conditional rows come first in a call."""
-        raise NotImplementedError
-
-    def recording(self, cells: int) -> AbstractContextManager[narrow.Recorded]:
-        """Collect activations for as long as the block runs."""
-        raise NotImplementedError
+        self.sampling(
+            self.model,
+            texts,
+            noise,
+            steps=trajectory.steps,
+            cfg=trajectory.cfg,
+            run_steps=trajectory.run_steps,
+        )
 
     def widened(self, rows: Tensor) -> Tensor:
         """Rows (n, d) as the layers of the layout have them."""
@@ -130,7 +139,7 @@ class Narrow:
         for start in range(0, len(texts), 60):
             batch = texts[start : start + 60]
             latents = noise[[i % trajectory.latents for i in range(start, start + len(batch))]]
-            with self.recording(trajectory.cells) as found:
+            with self.recording(self.model, trajectory.cells) as found:
                 self.sample(batch, latents, trajectory)
             for kept, calls in ((cells, found.cells), (means, found.means)):
                 for name, own in calls.items():
@@ -183,25 +192,13 @@ class NarrowUNet(Narrow):
     """The SD 1.5 layout: of the drawn world, or another of its class."""
 
     shape, heads, identity = (4, 8, 8), HEADS, ModelIdentity("narrow")
+    sampling, recording = staticmethod(narrow.sample), staticmethod(narrow.recording)
 
     def __init__(self, model: narrow.NarrowModel | None = None, cfg: float = 4.0) -> None:
         model = model or narrow.load(WEIGHTS)
         found = model.cross_attention().items()
         super().__init__(model, {name: Layer(at.to_k, at.to_v, at.to_out) for name, at in found})
         self.pictures = functools.partial(narrow.pictures, model, cfg=cfg)
-
-    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
-        narrow.sample(
-            self.model,
-            texts,
-            noise,
-            steps=trajectory.steps,
-            cfg=trajectory.cfg,
-            run_steps=trajectory.run_steps,
-        )
-
-    def recording(self, cells: int) -> AbstractContextManager[narrow.Recorded]:
-        return narrow.recording(self.model, cells)
 
     def widened(self, rows: Tensor) -> Tensor:
         wide = torch.zeros(len(rows), WIDE)
@@ -228,26 +225,14 @@ class NarrowWan(Narrow):
     """The Wan layout."""
 
     shape, heads, identity = (16, 8, 8), WAN_HEADS, ModelIdentity("narrow", family="wan")
+    sampling = staticmethod(functools.partial(real.sample_wan, scheduler=TRAJECTORY.scheduler))
+    recording = staticmethod(real.recording)
 
     def __init__(self) -> None:
         model = real.load_wan()
         found = model.cross_attention().items()
         super().__init__(model, {name: Layer(at.k, at.v, at.o) for name, at in found})
         self.pictures = functools.partial(real.wan_pictures, model)
-
-    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
-        real.sample_wan(
-            self.model,
-            texts,
-            noise,
-            steps=trajectory.steps,
-            cfg=trajectory.cfg,
-            scheduler=trajectory.scheduler,
-            run_steps=trajectory.run_steps,
-        )
-
-    def recording(self, cells: int) -> AbstractContextManager[narrow.Recorded]:
-        return real.recording(self.model, cells)
 
     def edits(self, eraser: Eraser) -> Iterator[tuple[nn.Linear, LayerEraser]]:
         if eraser.space == "text":

@@ -137,6 +137,11 @@ class LayerRows(NamedTuple):
     """Whether the rows are those of a single head."""
 
     @property
+    def sharing(self) -> int:
+        """How many concepts share a head's few dimensions; 1 for a whole layer, which has room."""
+        return len(self.forget.anchors.concepts) if self.by_head else 1
+
+    @property
     def forget_rows(self) -> Tensor:
         """H_F (n_F, d), float32 as captured."""
         return self.forget.rows[self.layer]

@@ -57,7 +57,7 @@ def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors
         rows_to_keep(rows),
         keep,
         damping,
-        len(forget.anchors.concepts) if rows.by_head else 1,
+        rows.sharing,
     )
     return (reach or USUAL_REACH) * left, right
 

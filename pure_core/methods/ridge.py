@@ -44,7 +44,7 @@ def solve(rows: LayerRows, keep: float, damping: float, overshoot: float) -> Fac
         rows_to_keep(rows),
         keep,
         damping,
-        len(forget.anchors.concepts) if rows.by_head else 1,
+        rows.sharing,
     )
     return overshoot * left, right
 

@@ -15,14 +15,8 @@ from testbed.comfy.editor import Editor, finished, opened
 from testbed.comfy.examples import Workflow, essence, example
 from testbed.comfy.server import ComfyServer
 from testbed.comfy.small_wan import LOADERS, SETTINGS, SIZE, TEMPLATE
-from testbed.pictures.expand import WEIGHTS
 from testbed.pictures.judge import read
 from testbed.pictures.wan import LAYERS
-
-pytestmark = pytest.mark.skipif(
-    not (WEIGHTS / "wan.safetensors").exists(),
-    reason="testbed/pictures/weights/ holds no trained Wan yet: see its README",
-)
 
 CONCEPT = "fox"
 QUICK = {"PURE_EraseConcept": {"latents": 1}}
