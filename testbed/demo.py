@@ -1,4 +1,4 @@
-"""Erases three concepts of the shipped model in a headless ComfyUI, over its HTTP API.
+"""Erases three concepts of the small models in a headless ComfyUI, over its HTTP API.
 
 For each concept it queues one workflow, as a person would: load the checkpoint, `PURE Erase
 Concept`, and the same prompts and seeds sampled with the model before and after. It writes a
@@ -20,17 +20,35 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dev.console import ROOT, say
 from testbed.comfy.server import ComfyServer, Run
-from testbed.world.judge import read
-from testbed.world.measure import DRAWN, Prompt, Rate, Trial
+from testbed.pictures.expand import FILES
+from testbed.pictures.measure import PICTURES
+from testbed.pictures.narrow import CFG
+from testbed.world.measure import DRAWN, Prompt, Rate, Trial, World
 
-CONCEPTS = (("object", "house"), ("character", "Zephyra"), ("style", "blueprint"))
+
+class Model(NamedTuple):
+    """A small model, and how it is sampled."""
+
+    world: World
+    checkpoint: str
+    cfg: float
+
+
+REAL = Model(PICTURES, Path(FILES["checkpoint"]).name, CFG)
+OWN = Model(DRAWN, Path(os.environ["PURE_CHECKPOINT"]).name, 4.0)
+
+CONCEPTS = (
+    (REAL, "object", "panda"),
+    (REAL, "character", "santa claus"),
+    (OWN, "style", "blueprint"),
+)
 """Held-out concepts of three kinds."""
 
 PROMPTS = 4
 """Prompts that name the concept, and as many that name its neighbours."""
 
 SEEDS = 4
-STEPS, CFG, SIZE = 20, 4.0, 64
+STEPS, SIZE = 20, 64
 ZOOM = 2
 
 
@@ -43,10 +61,12 @@ class Row(NamedTuple):
 
 
 class Graph:
-    """A workflow in ComfyUI's API format that grows node by node."""
+    """A workflow in ComfyUI's API format that grows node by node, from its loader on."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Model) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
+        self.loader = self.add("CheckpointLoaderSimple", ckpt_name=model.checkpoint)
+        self.cfg = model.cfg
 
     def add(self, class_type: str, **inputs: Any) -> str:
         """Add a node; its id."""
@@ -54,37 +74,36 @@ class Graph:
         self.nodes[node] = {"class_type": class_type, "inputs": inputs}
         return node
 
-    def pictures(self, model: list[Any], loader: str, text: str) -> str:
-        """Sample a prompt and save the pictures; the id of the saving node."""
-        positive = self.add("CLIPTextEncode", clip=[loader, 1], text=text)
-        negative = self.add("CLIPTextEncode", clip=[loader, 1], text="")
+    def pictures(self, source: str, text: str) -> str:
+        """Sample a prompt with a node's model and save the pictures; the id of the saving node."""
+        positive = self.add("CLIPTextEncode", clip=[self.loader, 1], text=text)
+        negative = self.add("CLIPTextEncode", clip=[self.loader, 1], text="")
         latent = self.add("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=SEEDS)
         sampled = self.add(
             "KSampler",
-            model=model,
+            model=[source, 0],
             positive=[positive, 0],
             negative=[negative, 0],
             latent_image=[latent, 0],
             seed=1,
             steps=STEPS,
-            cfg=CFG,
+            cfg=self.cfg,
             sampler_name="euler",
             scheduler="normal",
             denoise=1.0,
         )
-        decoded = self.add("VAEDecode", samples=[sampled, 0], vae=[loader, 2])
+        decoded = self.add("VAEDecode", samples=[sampled, 0], vae=[self.loader, 2])
         return self.add("SaveImage", images=[decoded, 0], filename_prefix="pure-demo")
 
 
-def workflow(server: ComfyServer, trial: Trial, checkpoint: str) -> tuple[Graph, list[Row], str]:
+def workflow(server: ComfyServer, model: Model, trial: Trial) -> tuple[Graph, list[Row], str]:
     """The graph for one concept, its rows of pictures and the node that shows the report."""
-    graph = Graph()
+    graph = Graph(model)
     widgets = server.node("PURE_EraseConcept")["input"]["required"]
-    loader = graph.add("CheckpointLoaderSimple", ckpt_name=checkpoint)
     eraser = graph.add(
         "PURE_EraseConcept",
-        model=[loader, 0],
-        clip=[loader, 1],
+        model=[graph.loader, 0],
+        clip=[graph.loader, 1],
         concept=trial.name,
         neighbours=trial.listed_names(),
         kind=trial.kind,
@@ -97,8 +116,8 @@ def workflow(server: ComfyServer, trial: Trial, checkpoint: str) -> tuple[Graph,
     rows = [
         Row(
             prompt,
-            graph.pictures([loader, 0], loader, prompt.text),
-            graph.pictures([eraser, 0], loader, prompt.text),
+            graph.pictures(graph.loader, prompt.text),
+            graph.pictures(eraser, prompt.text),
         )
         for prompt in (*trial.by_name, *trial.neighbours)
     ]
@@ -111,12 +130,12 @@ def fetch(server: ComfyServer, run: Run, node: str) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
 
 
-def rate(kind: str, prompts: Sequence[Prompt], pictures: list[np.ndarray]) -> Rate:
+def rate(trial: Trial, prompts: Sequence[Prompt], pictures: list[np.ndarray]) -> Rate:
     """How many of the pictures show what their prompt asks for."""
     total = Rate(0, 0)
     for prompt, batch in zip(prompts, pictures, strict=True):
-        readings = read(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
-        total += Rate(sum(prompt.met(reading, kind) for reading in readings), len(readings))
+        readings = trial.world.read(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
+        total += Rate(sum(prompt.met(reading, trial.kind) for reading in readings), len(readings))
     return total
 
 
@@ -124,14 +143,14 @@ def sheet(
     title: str, texts: list[str], before: list[np.ndarray], after: list[np.ndarray]
 ) -> Image.Image:
     """One line per prompt: its words, the pictures before, the pictures after."""
-    cell, words, gap, head = SIZE * ZOOM, 300, 24, 56
+    cell, words, gap, head = SIZE * ZOOM, 300, 24, 72
     width = words + 2 * SEEDS * cell + gap
     picture = Image.new("RGB", (width, head + len(texts) * cell), "white")
     draw = ImageDraw.Draw(picture)
     font, small = ImageFont.load_default(22), ImageFont.load_default(15)
     draw.text((12, 14), title, fill="black", font=font)
-    draw.text((words + 4, 32), "before", fill="black", font=small)
-    draw.text((words + SEEDS * cell + gap + 4, 32), "after", fill="black", font=small)
+    draw.text((words + 4, 46), "before", fill="black", font=small)
+    draw.text((words + SEEDS * cell + gap + 4, 46), "after", fill="black", font=small)
     for i, text in enumerate(texts):
         top = head + i * cell
         draw.multiline_text((12, top + 12), wrapped(text, 34), fill="black", font=small)
@@ -164,11 +183,11 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     with ComfyServer() as server:
-        for kind, concept in CONCEPTS:
-            trial = DRAWN.trial(kind, concept, PROMPTS)
+        for model, kind, concept in CONCEPTS:
+            trial = model.world.trial(kind, concept, PROMPTS)
             name = trial.name
             say(f"erasing the {kind} {name!r}")
-            graph, rows, report = workflow(server, trial, Path(os.environ["PURE_CHECKPOINT"]).name)
+            graph, rows, report = workflow(server, model, trial)
             run = server.run(graph.nodes, timeout=1800)
             if run.error:
                 raise SystemExit(f"ComfyUI failed: {run.error['exception_message']}")
@@ -176,7 +195,7 @@ def main() -> None:
             after = [fetch(server, run, row.after) for row in rows]
             prompts = [row.prompt for row in rows]
             rates = [
-                rate(kind, prompts[part], pictures[part])
+                rate(trial, prompts[part], pictures[part])
                 for part in (slice(PROMPTS), slice(PROMPTS, None))
                 for pictures in (before, after)
             ]

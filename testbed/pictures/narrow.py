@@ -107,8 +107,10 @@ def flow_sigmas(steps: int, shift: float = SHIFT, scheduler: str = "simple") -> 
     table = shifted(torch.arange(1, 1001, dtype=torch.float64) / 1000, shift)
     if scheduler == "simple":
         picked = torch.stack([table[-(1 + int(i * len(table) / steps))] for i in range(steps)])
-    else:
+    elif scheduler == "normal":
         picked = shifted(torch.linspace(1, float(table[0]), steps, dtype=torch.float64), shift)
+    else:
+        raise ValueError(f"scheduler: expected simple or normal, got {scheduler}")
     return torch.cat([picked, torch.zeros(1, dtype=torch.float64)]).float()
 
 

@@ -57,7 +57,7 @@ def test_it_draws_what_is_asked(shipped: Shipped) -> None:
 def test_the_default_erases_and_keeps(shipped: Shipped, comfy_version: tuple[int, ...]) -> None:
     """One kind in each version, to save minutes; the examples erase a character in both.
 
-    Not every concept goes as far: of the object house nearly half stays (docs/results.md).
+    Not every concept goes as far: some of the object house stays (docs/results.md).
     """
     kind, concept = ("style", "blueprint") if comfy_version < (0, 30) else ("object", "heart")
     trial = DRAWN.trial(kind, concept, 6)._replace(
