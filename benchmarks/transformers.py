@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +37,10 @@ from benchmarks.common import RESULTS, markdown
 from testbed.comfy.erasers import random_eraser
 from testbed.comfy.transformer_measures import (
     captured,
+    exported,
     hooks,
     in_float64,
+    lora_error,
     made_up,
     relative,
     runs,
@@ -56,8 +60,10 @@ patched with a random eraser of two directions a head on its values against E ti
 first and last site, each patched alone. *Without bias*: the same if E were left off the biases, `-`
 where there are none. *Alone*: rows of prompts that ran together against each alone. *Text*: what
 methods on the text edit, and how exactly it is W E. *Fit, patch, sample*: ridge head by head on
-three prompts. *Afterwards*: whether all weights are bit for bit as before, and no hook is left.
-What a ComfyUI does not have is left out.
+three prompts. *Export*: what is sampled with the checkpoint that was exported with this eraser and
+loaded again, against the patched model. *LoRA*: its edited weights and biases in the stock loader
+against the patch's. *Afterwards*: whether all weights are bit for bit as before, and no hook is
+left. What a ComfyUI does not have is left out.
 
 """
 
@@ -80,6 +86,17 @@ class Row:
         self.geometry = self.sites.family.latent(self.sites.net)
         self.prompts = encoded(name, PROMPTS + 1)
 
+    @cached_property
+    def eraser(self) -> Eraser:
+        """Fitted head by head on its prompts."""
+        every = captured(self.name, self.model, self.prompts, run_steps=2, latents=3)
+        return fit("ridge", *every.split(1), heads=BY_HEAD)
+
+    @cached_property
+    def erased(self) -> torch.Tensor:
+        """What the patched model draws."""
+        return sampled(self.name, patch(self.model, self.eraser).model)
+
     def measured(self) -> dict[str, str]:
         """All its cells."""
         start, before = time.perf_counter(), weights(self.model)
@@ -91,6 +108,8 @@ class Row:
             "alone": lambda: _figure(self.alone()),
             "text": self.text,
             "fit, patch, sample": self.whole_way,
+            "export": self.export,
+            "LoRA": self.lora,
         }
         first = self.sites.sites[0]
         cells = {
@@ -161,13 +180,19 @@ class Row:
         return f"{where} {_figure(worst)}"
 
     def whole_way(self) -> str:
-        every = captured(self.name, self.model, self.prompts, run_steps=2, latents=3)
-        eraser = fit("ridge", *every.split(1), heads=BY_HEAD)
-        plain = sampled(self.name, self.model)
-        erased = sampled(self.name, patch(self.model, eraser).model)
-        if not bool(torch.isfinite(erased).all()):
+        if not bool(torch.isfinite(self.erased).all()):
             return "NOT FINITE"
-        return f"changes {_figure(relative(erased, plain.double()))}"
+        plain = sampled(self.name, self.model)
+        return f"changes {_figure(relative(self.erased, plain.double()))}"
+
+    def export(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            again = exported(self.name, self.model, self.eraser, Path(folder)).model
+        return _figure(relative(sampled(self.name, again), self.erased.double()))
+
+    def lora(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            return _figure(lora_error(self.model, self.eraser, 1.0, Path(folder)))
 
 
 @contextmanager

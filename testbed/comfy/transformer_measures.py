@@ -6,27 +6,34 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from comfyui_pure.nodes.host.capture.run import capture_encoded
 from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
+from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.identity import fingerprint, precision, sketches
-from comfyui_pure.nodes.host.sites import Sites
+from comfyui_pure.nodes.host.patch import patch
+from comfyui_pure.nodes.host.sites import EffectiveWeights, Sites
 from comfyui_pure.nodes.host.text import text_model
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.families import Site
 from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.text import TextTask, TextVectors
 from comfyui_pure.pure_core.trajectory import Trajectory
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from testbed.comfy.full_size import MODELS
-from testbed.comfy.transformers import ALL, TOKENS, encoded, encodings
+from testbed.comfy.transformers import ALL, TOKENS, encoded, encodings, loaded_again
 
 ANCHORS = AnchorSet.written([["a"], ["b"], ["c"], ["d"]])
 EVERY = ALL | MODELS
@@ -140,6 +147,50 @@ def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class Exported(NamedTuple):
+    """What comes of an exported file."""
+
+    model: ModelPatcher
+    """Loaded from it."""
+
+    changed: set[str]
+    """Its tensors that differ from the source's."""
+
+
+PREFIX = "model.diffusion_model."
+"""Of the model's weights in a checkpoint."""
+
+
+def exported(name: str, model: ModelPatcher, eraser: Eraser, folder: Path) -> Exported:
+    """Write the model and the erased one as checkpoints into a folder, and load the second."""
+    source, target = folder / "source.safetensors", folder / "erased.safetensors"
+    save_file({PREFIX + key: each for key, each in weights(model).items()}, source)
+    export_checkpoint(source, target, [eraser])
+    before, after = load_file(source), load_file(target)
+    changed = {key for key, each in before.items() if not torch.equal(each, after[key])}
+    own = {key.removeprefix(PREFIX): each for key, each in after.items()}
+    return Exported(loaded_again(name, own), changed)
+
+
+def lora_error(model: ModelPatcher, eraser: Eraser, strength: float, folder: Path) -> float:
+    """How far keys and values, weights and biases, are from the patch's with the eraser's LoRA in
+    the stock loader: the worst of all sites, relative.
+    """
+    path = folder / "lora.safetensors"
+    save_lora(model, [eraser], torch.float32, path)
+    lora = comfy.sd.load_lora_for_models(model, None, load_file(path), strength, 0.0)[0]
+    wanted, worst = patch(model, eraser.applied(strength)).model, 0.0
+    sites = Sites.of(model)
+    one, other = (EffectiveWeights(each, sites) for each in (lora, wanted))
+    for site in sites.sites:
+        for role in ("keys", "values"):
+            weight, bias = other.weight(site.name, role), other.bias(site.name, role)
+            worst = max(worst, relative(one.weight(site.name, role), weight.double()))
+            if bias is not None:
+                worst = max(worst, relative(one.bias(site.name, role), bias.double()))
+    return worst
 
 
 def made_up(name: str, model: ModelPatcher) -> TextTask:

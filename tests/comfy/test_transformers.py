@@ -27,7 +27,6 @@ from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.anchors import AnchorSet
-from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
@@ -39,8 +38,11 @@ from testbed.comfy.families import text_encoder
 from testbed.comfy.stock import execute
 from testbed.comfy.transformer_measures import (
     ANCHORS,
+    PREFIX,
     captured,
+    exported,
     in_float64,
+    lora_error,
     relative,
     runs,
     sampled,
@@ -48,7 +50,7 @@ from testbed.comfy.transformer_measures import (
     untouched,
     weights,
 )
-from testbed.comfy.transformers import ALL, KINDS, encoded, loaded_again, no_such, transformer
+from testbed.comfy.transformers import ALL, KINDS, encoded, no_such, transformer
 
 PROMPTS = 3
 ALIGNMENT = {"Cosmos 1": 1e-4}
@@ -177,50 +179,15 @@ def test_the_whole_way(name: str, tmp_path: Path) -> None:
         erased = sampled(name, patched.model)
         assert bool(torch.isfinite(erased).all()) and not torch.equal(erased, plain)
         assert torch.equal(sampled(name, patch(model, eraser.applied(0)).model), plain)
-        exported_is_the_patch(name, model, patched.model, eraser, erased, tmp_path)
-        lora_is_the_patch(model, patched.model, eraser, tmp_path)
-
-
-def exported_is_the_patch(
-    name: str,
-    model: ModelPatcher,
-    patched: ModelPatcher,
-    eraser: Eraser,
-    erased: Tensor,
-    folder: Path,
-) -> None:
-    source, target = folder / "source.safetensors", folder / "erased.safetensors"
-    prefix = "model.diffusion_model."
-    save_file({prefix + key: each for key, each in weights(model).items()}, source)
-    export_checkpoint(source, target, [eraser])
-    one, other = load_file(source), load_file(target)
-    changed = {key for key, each in one.items() if not torch.equal(each, other[key])}
-    sites = Sites.of(model)
-    rows = [site.values for site in sites.sites]
-    expected = {f"{prefix}{each.module}.weight" for each in rows}
-    expected |= {f"{prefix}{each.module}.bias" for each in rows if each.bias}
-    assert changed == expected
-    again = loaded_again(name, {key.removeprefix(prefix): each for key, each in other.items()})
-    assert relative(sampled(name, again), erased.double()) <= ALIGNMENT.get(name, 0.0)
-
-
-def lora_is_the_patch(
-    model: ModelPatcher, patched: ModelPatcher, eraser: Eraser, folder: Path
-) -> None:
-    path = folder / "lora.safetensors"
-    save_lora(model, [eraser], torch.float32, path)
-    for strength in (1.0, 0.5):
-        lora = comfy.sd.load_lora_for_models(model, None, load_file(path), strength, 0.0)[0]
-        wanted = patch(model, eraser.applied(strength)).model
-        one, other = (EffectiveWeights(each, Sites.of(each)) for each in (lora, wanted))
-        for site in Sites.of(model).sites:
-            for role in ("keys", "values"):
-                difference = (one.weight(site.name, role) - other.weight(site.name, role)).norm()
-                assert difference <= 1e-6 * other.weight(site.name, role).norm()
-                bias = other.bias(site.name, role)
-                if bias is not None:
-                    found = one.bias(site.name, role)
-                    assert (found - bias).norm() <= 1e-6 * bias.norm()
+        file = exported(name, model, eraser, tmp_path)
+        values = [site.values for site in sites.sites]
+        expected = {f"{PREFIX}{each.module}.weight" for each in values}
+        expected |= {f"{PREFIX}{each.module}.bias" for each in values if each.bias}
+        assert file.changed == expected
+        again = sampled(name, file.model)
+        assert relative(again, erased.double()) <= ALIGNMENT.get(name, 0.0)
+        for strength in (1.0, 0.5):
+            assert lora_error(model, eraser, strength, tmp_path) <= 1e-6
 
 
 BY_CLIP = ("Wan 2.1 T2V", "Cosmos-Predict2", "PixArt sigma", "LTX-Video")
