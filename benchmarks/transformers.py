@@ -62,8 +62,8 @@ where there are none. *Alone*: rows of prompts that ran together against each al
 methods on the text edit, and how exactly it is W E. *Fit, patch, sample*: ridge head by head on
 three prompts. *Export*: what is sampled with the checkpoint that was exported with this eraser and
 loaded again, against the patched model. *LoRA*: its edited weights and biases in the stock loader
-against the patch's. *Afterwards*: whether all weights are bit for bit as before, and no hook is
-left. What a ComfyUI does not have is left out.
+against the patch's, at strength 1 and 0.5. *Afterwards*: whether all weights are bit for bit as
+before, and no hook is left. What a ComfyUI does not have is left out.
 
 """
 
@@ -192,7 +192,7 @@ class Row:
 
     def lora(self) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            return _figure(lora_error(self.model, self.eraser, 1.0, Path(folder)))
+            return _figure(lora_error(self.model, self.eraser, Path(folder)))
 
 
 @contextmanager

@@ -174,22 +174,23 @@ def exported(name: str, model: ModelPatcher, eraser: Eraser, folder: Path) -> Ex
     return Exported(loaded_again(name, own), changed)
 
 
-def lora_error(model: ModelPatcher, eraser: Eraser, strength: float, folder: Path) -> float:
+def lora_error(model: ModelPatcher, eraser: Eraser, folder: Path) -> float:
     """How far keys and values, weights and biases, are from the patch's with the eraser's LoRA in
-    the stock loader: the worst of all sites, relative.
+    the stock loader at strength 1 and a half: the worst of all sites, relative.
     """
     path = folder / "lora.safetensors"
     save_lora(model, [eraser], torch.float32, path)
-    lora = comfy.sd.load_lora_for_models(model, None, load_file(path), strength, 0.0)[0]
-    wanted, worst = patch(model, eraser.applied(strength)).model, 0.0
-    sites = Sites.of(model)
-    one, other = (EffectiveWeights(each, sites) for each in (lora, wanted))
-    for site in sites.sites:
-        for role in ("keys", "values"):
-            weight, bias = other.weight(site.name, role), other.bias(site.name, role)
-            worst = max(worst, relative(one.weight(site.name, role), weight.double()))
-            if bias is not None:
-                worst = max(worst, relative(one.bias(site.name, role), bias.double()))
+    file, sites, worst = load_file(path), Sites.of(model), 0.0
+    for strength in (1.0, 0.5):
+        lora = comfy.sd.load_lora_for_models(model, None, file, strength, 0.0)[0]
+        wanted = patch(model, eraser.applied(strength)).model
+        one, other = (EffectiveWeights(each, sites) for each in (lora, wanted))
+        for site in sites.sites:
+            for role in ("keys", "values"):
+                weight, bias = other.weight(site.name, role), other.bias(site.name, role)
+                worst = max(worst, relative(one.weight(site.name, role), weight.double()))
+                if bias is not None:
+                    worst = max(worst, relative(one.bias(site.name, role), bias.double()))
     return worst
 
 

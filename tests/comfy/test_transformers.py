@@ -178,7 +178,8 @@ def test_the_whole_way(name: str, tmp_path: Path) -> None:
         assert f"Patched {len(sites.sites) * (1 + biased)} weights" in patched.summary
         erased = sampled(name, patched.model)
         assert bool(torch.isfinite(erased).all()) and not torch.equal(erased, plain)
-        assert torch.equal(sampled(name, patch(model, eraser.applied(0)).model), plain)
+        off = sampled(name, patch(model, eraser.applied(0)).model)
+        assert relative(off, plain.double()) <= ALIGNMENT.get(name, 0.0)
         file = exported(name, model, eraser, tmp_path)
         values = [site.values for site in sites.sites]
         expected = {f"{PREFIX}{each.module}.weight" for each in values}
@@ -186,8 +187,7 @@ def test_the_whole_way(name: str, tmp_path: Path) -> None:
         assert file.changed == expected
         again = sampled(name, file.model)
         assert relative(again, erased.double()) <= ALIGNMENT.get(name, 0.0)
-        for strength in (1.0, 0.5):
-            assert lora_error(model, eraser, strength, tmp_path) <= 1e-6
+        assert lora_error(model, eraser, tmp_path) <= 1e-6
 
 
 BY_CLIP = ("Wan 2.1 T2V", "Cosmos-Predict2", "PixArt sigma", "LTX-Video")
