@@ -86,7 +86,7 @@ The machine has two cores, of which one thread of one was used while other progr
 of each stage are in full_size.jsonl: they are the processor's, and compare nothing but each other.
 
 """
-LEFT_OUT = "Not run in bf16, with the size of their weights:"
+LEFT_OUT = "Not run, with the size of their weights in bf16:"
 
 SHOWN = ("calls", "capture", "fit", "patch")
 """Stages whose memory the table shows."""
@@ -306,7 +306,7 @@ def readable(ledger: Ledger) -> str:
     heads = list(dict.fromkeys(cell for key in keys for cell in ledger[key]))
     heads = [*(head for head in heads if not head.startswith("s ") and head != "result"), "result"]
     rows = ([*key, *(ledger[key].get(head, "") for head in heads)] for key in keys)
-    run = {key[0] for key in keys if key[2] == "bf16"}
+    run = {key[0] for key in keys}
     left = [name for name in RELEASES if name not in run and not missing(RELEASES[name])]
     sizes = [f"{name} ({weighs(name, torch.bfloat16)[1] / 1e9:.1f} GB)" for name in left]
     return f"{LEGEND}{markdown([*Wanted._fields, *heads], rows)}\n{LEFT_OUT} {', '.join(sizes)}.\n"
