@@ -66,7 +66,7 @@ def lora_tensors(
     Raises:
         EraserError: no erasers or nothing to change, an eraser of another architecture, or
             numbers that `dtype` cannot hold.
-        ModelFileError: diffusers has no such model.
+        ModelFileError: diffusers loads no LoRA into such a model.
     """
     require_one_of("form", form, LORA_FORMS)
     for eraser in erasers:

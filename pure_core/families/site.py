@@ -176,7 +176,7 @@ class ModelFile(Protocol):
     def library_lora_rows(self, site: str, role: Role) -> FileRows:
         """The same for the diffusers library, by the paths of its own modules.
 
-        Raises ModelFileError where the library has no such model.
+        Raises ModelFileError where the library loads no LoRA into it.
         """
 
     def diffusers_name(self, key: str) -> str:

@@ -62,7 +62,7 @@ class FileNames(NamedTuple):
     """The first is ComfyUI's own."""
 
     library: Spelling | None = None
-    """That of the diffusers library, None if it has no such model."""
+    """That of the diffusers library, None if it loads no LoRA into it."""
 
 
 def transformer_in_file(
@@ -140,7 +140,7 @@ class TransformerFile:
         library = self.names.library
         if library is None:
             raise ModelFileError(
-                "The diffusers library has no such model: write the LoRA for ComfyUI instead."
+                "The diffusers library loads no LoRA into such a model: write one for ComfyUI."
             )
         own, d = self.names.spellings[0], self.weight(site, role).count
         if site == self.entry:

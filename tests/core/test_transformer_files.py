@@ -83,7 +83,7 @@ def test_damaged_files_are_refused():
     with pytest.raises(ModelFileError, match="not written as diffusers folders"):
         transformer_in_file(NAMES, fused()).diffusers_config()
     nowhere = transformer_in_file(NAMES._replace(library=None), fused())
-    with pytest.raises(ModelFileError, match="diffusers library has no such model"):
+    with pytest.raises(ModelFileError, match="diffusers library loads no LoRA"):
         nowhere.library_lora_rows("blocks.0.cross", "values")
 
 
