@@ -15,6 +15,7 @@ DOWNLOADED = {
     "CITATION.cff",
     "CONTRIBUTING.md",
     "LICENSE",
+    "NOTICE",
     "README.md",
     "__init__.py",
     "docs",
