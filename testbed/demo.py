@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dev.console import ROOT, say
 from testbed.comfy.server import ComfyServer, Run
-from testbed.pictures.expand import FILES
+from testbed.pictures.expand import NAMES
 from testbed.pictures.measure import PICTURES
 from testbed.pictures.narrow import CFG
 from testbed.world.measure import DRAWN, Prompt, Rate, Trial, World
@@ -34,7 +34,7 @@ class Model(NamedTuple):
     cfg: float
 
 
-REAL = Model(PICTURES, Path(FILES["checkpoint"]).name, CFG)
+REAL = Model(PICTURES, NAMES["checkpoint"], CFG)
 OWN = Model(DRAWN, Path(os.environ["PURE_CHECKPOINT"]).name, 4.0)
 
 CONCEPTS = (

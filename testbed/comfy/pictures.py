@@ -13,7 +13,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 import nodes
 from testbed.comfy.erasable import Erasable
-from testbed.pictures.expand import FILES
+from testbed.pictures.expand import NAMES
 from testbed.pictures.narrow import CFG, SHIFT
 
 
@@ -23,7 +23,7 @@ class Sd15(Erasable):
     shape, cfg, scheduler = (4, 8, 8), CFG, "normal"
 
     def __init__(self) -> None:
-        super().__init__(*nodes.CheckpointLoaderSimple().load_checkpoint(_name("checkpoint"))[:3])
+        super().__init__(*nodes.CheckpointLoaderSimple().load_checkpoint(NAMES["checkpoint"])[:3])
 
 
 class WanPictures(Erasable):
@@ -32,12 +32,8 @@ class WanPictures(Erasable):
     shape, cfg, scheduler = (16, 1, 8, 8), CFG, "simple"
 
     def __init__(self) -> None:
-        (model,) = nodes.UNETLoader().load_unet(_name("diffusion model"), "default")
+        (model,) = nodes.UNETLoader().load_unet(NAMES["diffusion model"], "default")
         (model,) = ModelSamplingSD3().patch(model, SHIFT)
-        (clip,) = nodes.CLIPLoader().load_clip(_name("text encoder"), "sd3")
-        (vae,) = nodes.VAELoader().load_vae(_name("autoencoder"))
+        (clip,) = nodes.CLIPLoader().load_clip(NAMES["text encoder"], "sd3")
+        (vae,) = nodes.VAELoader().load_vae(NAMES["autoencoder"])
         super().__init__(model, clip, vae)
-
-
-def _name(part: str) -> str:
-    return FILES[part].rsplit("/", maxsplit=1)[-1]

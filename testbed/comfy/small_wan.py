@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from testbed.pictures.expand import FILES
+from testbed.pictures.expand import NAMES
 from testbed.pictures.narrow import CFG, SHIFT, STEPS
 
 TEMPLATE = "Erase a concept from Wan"
 SIZE = 64
 
 LOADERS: dict[str, dict[str, Any]] = {
-    "UNETLoader": {"unet_name": Path(FILES["diffusion model"]).name},
-    "CLIPLoader": {"clip_name": Path(FILES["text encoder"]).name, "type": "sd3"},
-    "VAELoader": {"vae_name": Path(FILES["autoencoder"]).name},
+    "UNETLoader": {"unet_name": NAMES["diffusion model"]},
+    "CLIPLoader": {"clip_name": NAMES["text encoder"], "type": "sd3"},
+    "VAELoader": {"vae_name": NAMES["autoencoder"]},
 }
 """Widgets of the three loaders, in the order of a checkpoint loader's outputs."""
 

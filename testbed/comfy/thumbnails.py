@@ -8,7 +8,6 @@ README as the name draws the README's picture: a concept that everybody knows, a
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from dev.console import ROOT
 from testbed.comfy.examples import FOLDER, Workflow, load, upstream
 from testbed.comfy.server import ComfyServer
 from testbed.comfy.small_wan import SETTINGS, TEMPLATE
-from testbed.pictures.expand import FILES
+from testbed.pictures.expand import NAMES
 from testbed.pictures.measure import PICTURES
 from testbed.pictures.narrow import CFG
 
@@ -32,7 +31,7 @@ README_PICTURE = ROOT / "docs" / "pictures" / "before_and_after.jpg"
 PANDA = PICTURES.trial("object", "panda", 1)
 README_PROMPTS = ("a panda on green grass", "a cat on green grass")
 README_SETTINGS: dict[str, dict[str, Any]] = {
-    "CheckpointLoaderSimple": {"ckpt_name": Path(FILES["checkpoint"]).name},
+    "CheckpointLoaderSimple": {"ckpt_name": NAMES["checkpoint"]},
     "PURE_EraseConcept": {
         "concept": PANDA.name,
         "kind": PANDA.kind,

@@ -42,6 +42,8 @@ FILES = {
     "text encoder": "text_encoders/pictures-clip-l.safetensors",
     "autoencoder": "vae/pictures-wan-vae.safetensors",
 }
+NAMES = {part: file.rpartition("/")[2] for part, file in FILES.items()}
+"""As the loaders' lists have them."""
 
 
 def _last_tap(weight: Tensor) -> Tensor:

@@ -19,34 +19,31 @@ from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.errors import FitError
-from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.export.lora import DIFFUSERS
 from comfyui_pure.pure_core.families import ROLES
 from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
 from comfyui_pure.pure_core.fitting import fit_text
 from comfyui_pure.pure_core.methods import TEXT_METHODS
 from comfyui_pure.pure_core.text import TextTask
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from testbed.comfy.transformer_measures import (
     ANCHORS,
+    PREFIX,
+    exported,
     made_up,
     relative,
     sampled,
     trajectory,
     untouched,
-    weights,
 )
 from testbed.comfy.transformers import (
     KINDS,
-    loaded_again,
     qwen_encoder,
     t5_encoder,
 )
 from tests.comfy.test_transformers import ALIGNMENT, each, each_kind, model_of
-
-PREFIX = "model.diffusion_model."
 
 REFUSED = ("HunyuanDiT", "LTX-2")
 """Kinds that read more than one text encoder's tokens, or mix them before."""
@@ -117,16 +114,11 @@ def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> 
         nothing = sampled(name, patch(model, eraser.applied(0)).model)
         assert relative(nothing, plain.double()) <= ALIGNMENT.get(name, 0.0)
 
-        source, target = tmp_path / "source.safetensors", tmp_path / "erased.safetensors"
-        save_file({PREFIX + key: each for key, each in weights(model).items()}, source)
-        export_checkpoint(source, target, [eraser])
-        one, other = load_file(source), load_file(target)
-        changed = {key for key, each in one.items() if not torch.equal(each, other[key])}
+        file = exported(name, model, eraser, tmp_path)
         rows = [each for layer in eraser.layers for each in sites.rows(layer, eraser.roles)]
         expected = {f"{PREFIX}{each.module}.weight" for each in rows}
-        assert changed == expected
-        again = loaded_again(name, {k.removeprefix(PREFIX): each for k, each in other.items()})
-        assert relative(sampled(name, again), erased.double()) <= ALIGNMENT.get(name, 0.0)
+        assert file.changed == expected
+        assert relative(sampled(name, file.model), erased.double()) <= ALIGNMENT.get(name, 0.0)
 
         save_lora(model, [eraser], torch.float32, tmp_path / "lora.safetensors")
         lora = load_file(tmp_path / "lora.safetensors")
