@@ -168,5 +168,5 @@ def test_it_loads_the_lora_with_biases(family, tmp_path):
 def test_where_it_has_no_loader_that_is_said(tmp_path):
     _, path, eraser = erased("pixart", tmp_path)
     source = Source.open(path, [eraser], any_source=True)
-    with pytest.raises(ModelFileError, match="write the LoRA for ComfyUI"):
+    with pytest.raises(ModelFileError, match="write one for ComfyUI"):
         lora_tensors(source.model, [eraser], source, form=DIFFUSERS)
