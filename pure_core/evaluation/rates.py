@@ -46,7 +46,9 @@ class Rate(NamedTuple):
         return Rate(self.hits + other.hits, self.total + other.total)
 
     def __str__(self) -> str:
-        """For tables, for example 0.25 (0.10–0.49, n=16)."""
+        """For tables, for example 0.25 (0.10–0.49, n=16); - of nothing."""
+        if not self.total:
+            return "-"
         low, high = self.interval()
         return f"{self.value:.2f} ({low:.2f}–{high:.2f}, n={self.total})"
 

@@ -6,14 +6,18 @@ from .site import LatentGeometry
 from .transformer import Transformer
 from .transformer_file import FileNames, Spelling
 
+LIBRARY = Spelling(
+    "transformer_blocks.#.attn2", "to_k", "to_v", mark="learnable_pos_embed.pos_emb_t"
+)
+
 FAMILY = Transformer(
     name="cosmos1",
     models="Cosmos 1",
     classes=("GeneralDIT",),
     names=FileNames(
         "cosmos1",
-        (Spelling("blocks.block#.blocks.1.block.attn", "to_k.0", "to_v.0"),),
-        Spelling("transformer_blocks.#.attn2", "to_k", "to_v"),
+        (Spelling("blocks.block#.blocks.1.block.attn", "to_k.0", "to_v.0"), LIBRARY),
+        LIBRARY,
     ),
     out="to_out",
     heads="heads",

@@ -10,14 +10,18 @@ from .site import LatentGeometry
 from .transformer import Transformer
 from .transformer_file import FileNames, Spelling
 
+LIBRARY = Spelling(
+    "transformer_blocks.#.attn2", "to_k", "to_v", mark="time_embed.t_embedder.linear_1.weight"
+)
+
 FAMILY = Transformer(
     name="cosmos2",
     models="Cosmos-Predict2 and Anima",
     classes=("MiniTrainDIT",),
     names=FileNames(
         "cosmos2",
-        (Spelling("blocks.#.cross_attn", "k_proj", "v_proj"),),
-        Spelling("transformer_blocks.#.attn2", "to_k", "to_v"),
+        (Spelling("blocks.#.cross_attn", "k_proj", "v_proj"), LIBRARY),
+        LIBRARY,
     ),
     out="output_proj",
     heads="n_heads",

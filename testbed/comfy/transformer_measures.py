@@ -149,6 +149,22 @@ def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
             handle.remove()
 
 
+@contextmanager
+def batch_sizes(model: ModelPatcher) -> Iterator[list[int]]:
+    """How many rows each call of the diffusion model has, while the block runs."""
+    sizes: list[int] = []
+
+    def note(_: Any, args: tuple[Any, ...]) -> None:
+        picture = args[0][0] if isinstance(args[0], list) else args[0]  # beside its sound
+        sizes.append(len(picture))
+
+    handle = model.model.diffusion_model.register_forward_pre_hook(note)
+    try:
+        yield sizes
+    finally:
+        handle.remove()
+
+
 class Exported(NamedTuple):
     """What comes of an exported file."""
 

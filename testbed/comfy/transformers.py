@@ -114,6 +114,17 @@ WAN = {
     "eps": 1e-6,
     "text_dim": TEXT,
 }
+HUNYUAN_DIT = {
+    "image_model": "hydit",
+    "depth": 4,
+    "hidden_size": 64,
+    "num_heads": 2,
+    "text_states_dim": TEXT,
+    "text_states_dim_t5": 40,
+    "text_len": TOKENS,
+    "text_len_t5": 9,
+    "mlp_ratio": 4.0,
+}
 PIXART = {
     "num_heads": 2,
     "patch_size": 2,
@@ -207,23 +218,7 @@ KINDS = {
         2,
         288,
     ),
-    "HunyuanDiT": Kind(
-        "hunyuan_dit",
-        "HunyuanDiT",
-        {
-            "image_model": "hydit",
-            "depth": 4,
-            "hidden_size": 64,
-            "num_heads": 2,
-            "text_states_dim": TEXT,
-            "text_states_dim_t5": 40,
-            "text_len": TOKENS,
-            "text_len_t5": 9,
-            "mlp_ratio": 4.0,
-        },
-        4,
-        beside=_mt5,
-    ),
+    "HunyuanDiT": Kind("hunyuan_dit", "HunyuanDiT", HUNYUAN_DIT, 4, beside=_mt5),
     "LTX-Video": Kind(
         "ltx",
         "LTXV",
@@ -283,10 +278,24 @@ VARIANTS = {
         ("2.2 Animate", "WAN22_Animate", "animate", {"in_dim": 36}),
         ("2.1 SCAIL", "WAN21_SCAIL", "scail", {"in_dim": 20}),
         ("2.2 Dancer", "WAN22_WanDancer", "wandancer", {"in_dim": 36}),
+        ("2.1 SCAIL 2", "WAN21_SCAIL2", "scail2", {"in_dim": 20}),
         ("2.1 Causal", "WAN21_CausalAR_T2V", "t2v", {"causal_ar": True}),
+        ("2.1 FlowRVS", "WAN21_FlowRVS", "flow_rvs", {}),
     )
+} | {
+    "Cosmos 1 from a picture": Kind("cosmos1", "CosmosI2V", {**COSMOS_1, "in_channels": 17}, 2),
+    "Cosmos-Predict2 from a picture": Kind(
+        "cosmos2", "CosmosI2VPredict2", {**COSMOS_2, "in_channels": 17}, 2
+    ),
+    "HunyuanDiT 1.1": Kind(
+        "hunyuan_dit",
+        "HunyuanDiT1",
+        {**HUNYUAN_DIT, "image_model": "hydit1", "size_cond": True, "use_style_cond": True},
+        4,
+        beside=_mt5,
+    ),
 }
-"""Further kinds of Wan, which differ in what else they read."""
+"""Further kinds, which differ in what else they read."""
 
 ALL = KINDS | VARIANTS
 

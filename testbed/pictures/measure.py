@@ -30,13 +30,14 @@ def any_concept(rates: Mapping[str, Rate]) -> Rate:
 
 
 def main(name: str, count: int, weights: Path) -> None:
-    """Print the rates by name and by description."""
+    """Print the rates by name and by description, with their 95 % intervals."""
     sample = sampler(name, weights)
     for by_name in (True, False):
         rates = PICTURES.rates(sample, count, by_name)
         print("by name" if by_name else "by description")
         for attribute, rate in {"any concept": any_concept(rates), **rates}.items():
-            print(f"  {attribute:15} {rate.value:.3f} of {rate.total}")
+            low, high = rate.interval()
+            print(f"  {attribute:15} {rate.value:.3f} ({low:.2f} to {high:.2f}) of {rate.total}")
 
 
 if __name__ == "__main__":

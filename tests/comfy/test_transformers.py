@@ -29,6 +29,8 @@ from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
+from comfyui_pure.pure_core.families import model_in_file
+from comfyui_pure.pure_core.families.transformer_file import PREFIXES
 from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,6 +41,7 @@ from testbed.comfy.stock import execute
 from testbed.comfy.transformer_measures import (
     ANCHORS,
     PREFIX,
+    batch_sizes,
     captured,
     exported,
     in_float64,
@@ -86,6 +89,21 @@ def test_the_recorded_rows_are_attention_s_output(name: str) -> None:
 
 
 @each_variant
+def test_it_is_known_in_a_file_under_every_prefix(name: str) -> None:
+    model = model_of(name)
+    sites, net = Sites.of(model), model.model.diffusion_model
+    for prefix in PREFIXES:
+        shapes = {f"{prefix}{key}": tuple(each.shape) for key, each in net.state_dict().items()}
+        found = model_in_file(shapes, "it")
+        assert (found.family, found.widths()) == (ALL[name].family, sites.widths())
+        for site in sites.sites:
+            for role, rows in (("keys", site.keys), ("values", site.values)):
+                place, bias = found.weight(site.name, role), found.bias(site.name, role)
+                assert place.tensor == f"{prefix}{rows.module}.weight"
+                assert (bias is not None) == rows.bias
+
+
+@each_variant
 def test_after_an_eraser_by_head_h_is_e_h(name: str) -> None:
     model, prompts = model_of(name), encoded(name, PROMPTS + 1)
     with untouched(model):
@@ -122,8 +140,10 @@ def test_what_is_one_for_a_batch_is_the_same_for_all_its_prompts() -> None:
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     model, prompts = model_of(name), encoded(name, PROMPTS + 1)
     change = {"run_steps": 2, "cells": 2, "cfg": 4.0}
-    together = captured(name, model, prompts, **change)
+    with batch_sizes(model) as sizes:
+        together = captured(name, model, prompts, **change)
     *given, empty = prompts
+    assert set(sizes) == {2 * 2 * len(given)}  # with guidance, of two latents
     for number, prompt in enumerate(given):
         alone = captured(name, model, [prompt, empty], **change)
         for site, rows in alone.rows.items():

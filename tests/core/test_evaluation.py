@@ -34,6 +34,7 @@ def test_a_published_interval():
 def test_counts_add_up_and_print_with_a_leading_zero():
     assert Rate(1, 8) + Rate(3, 8) == Rate(4, 16)
     assert str(Rate(4, 16)) == "0.25 (0.10–0.49, n=16)"
+    assert str(Rate(0, 0)) == "-"
     pair = (3, 8)
     with pytest.raises(TypeError):
         Rate(1, 8) + pair

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from diffusers import (
+    CosmosTransformer3DModel,
+    HunyuanDiT2DModel,
     Kandinsky5Transformer3DModel,
+    LTX2VideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     PixArtTransformer2DModel,
     WanTransformer3DModel,
@@ -54,6 +59,37 @@ def ltx() -> nn.Module:
     )
 
 
+def ltx2() -> nn.Module:
+    return LTX2VideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        audio_in_channels=8,
+        audio_out_channels=8,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=16,
+        caption_channels=TEXT,
+    )
+
+
+def cosmos(embedding: str | None) -> nn.Module:
+    return CosmosTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=2,
+        text_embed_dim=TEXT,
+        adaln_lora_dim=4,
+        max_size=(4, 8, 8),
+        extra_pos_embed_type=embedding,
+    )
+
+
 def kandinsky() -> nn.Module:
     return Kandinsky5Transformer3DModel(
         in_visual_dim=4,
@@ -80,19 +116,49 @@ def pixart() -> nn.Module:
     )
 
 
-BUILT: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "wan": (wan, 2),
-    "ltx": (ltx, 2),
-    "kandinsky5": (kandinsky, 1),
-    "pixart": (pixart, 2),
+def hunyuan_dit() -> nn.Module:
+    return HunyuanDiT2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        patch_size=2,
+        sample_size=8,
+        hidden_size=16,
+        num_layers=2,
+        cross_attention_dim=TEXT,
+        cross_attention_dim_t5=8,
+        pooled_projection_dim=16,
+        text_len=4,
+        text_len_t5=4,
+    )
+
+
+class Built(NamedTuple):
+    """A small random model of the library."""
+
+    family: str
+    build: Callable[[], nn.Module]
+    heads: int = 2
+
+
+BUILT = {
+    "Wan": Built("wan", wan),
+    "Cosmos 1": Built("cosmos1", partial(cosmos, "learnable")),
+    "Cosmos-Predict2": Built("cosmos2", partial(cosmos, None)),
+    "LTX-Video": Built("ltx", ltx),
+    "LTX-2": Built("ltx", ltx2),
+    "Kandinsky 5": Built("kandinsky5", kandinsky, heads=1),
+    "PixArt": Built("pixart", pixart),
+    "HunyuanDiT": Built("hunyuan_dit", hunyuan_dit),
 }
-"""Family -> a small random model of the library, and its heads."""
+WITHOUT_LOADER = ("PixArt", "HunyuanDiT")
+"""The library loads no LoRA into these."""
 
 
-def erased(family: str, folder: Path) -> tuple[nn.Module, Path, Eraser]:
+def erased(name: str, folder: Path) -> tuple[nn.Module, Path, Eraser]:
     """A model, its file and an eraser by head for it."""
     torch.manual_seed(0)
-    build, heads = BUILT[family]
+    family, build, heads = BUILT[name]
     net, path = build(), folder / "source.safetensors"
     save_file(net.state_dict(), path)
     shapes = {name: tuple(each.shape) for name, each in net.state_dict().items()}
@@ -122,51 +188,55 @@ def edited(net: nn.Module, eraser: Eraser, module: Callable[[str, str], str]) ->
     return twin
 
 
-def module_of(family: str) -> Callable[[str, str], str]:
+def module_of(name: str) -> Callable[[str, str], str]:
     """A site's name as ComfyUI has it, and a role -> the library's module."""
 
     def find(site: str, role: str) -> str:
-        if family == "kandinsky5":
+        number = re.search(r"\d+", site)
+        assert number is not None
+        if name == "Kandinsky 5":
             return f"{site}.to_{'key' if role == 'keys' else 'value'}"
-        path = site.replace("cross_attn", "attn2")
-        if family == "pixart":
-            path = f"transformer_{path}"
-        return f"{path}.to_{role[0]}"
+        blocks = "blocks" if name in ("Wan", "HunyuanDiT") else "transformer_blocks"
+        return f"{blocks}.{number.group()}.attn2.to_{role[0]}"
 
     return find
 
 
-@pytest.mark.parametrize("family", BUILT)
-def test_its_files_are_erased_under_their_own_names(family, tmp_path):
-    net, path, eraser = erased(family, tmp_path)
+@pytest.mark.parametrize("name", BUILT)
+def test_its_files_are_erased_under_their_own_names(name, tmp_path):
+    net, path, eraser = erased(name, tmp_path)
     export_checkpoint(path, tmp_path / "erased.safetensors", [eraser], any_source=True)
-    expected = edited(net, eraser, module_of(family)).state_dict()
+    expected = edited(net, eraser, module_of(name)).state_dict()
     found = load_file(tmp_path / "erased.safetensors")
     assert found.keys() == expected.keys()
-    for name, each in found.items():
-        assert torch.allclose(each, expected[name], atol=1e-5), name
+    for tensor, each in found.items():
+        assert torch.allclose(each, expected[tensor], atol=1e-5), tensor
 
 
-@pytest.mark.parametrize("family", [name for name in BUILT if name != "pixart"])
-def test_it_loads_the_lora_with_biases(family, tmp_path):
-    net, path, eraser = erased(family, tmp_path)
+@pytest.mark.parametrize("name", [each for each in BUILT if each not in WITHOUT_LOADER])
+def test_it_loads_the_lora_with_biases(name, tmp_path):
+    net, path, eraser = erased(name, tmp_path)
     source = Source.open(path, [eraser], any_source=True)
     state = lora_tensors(source.model, [eraser], source, form=DIFFUSERS)
-    biased = {name for name in state if name.endswith("lora_B.bias")}
-    assert len(biased) == 2 * len(eraser.layers)
-    expected = edited(net, eraser, module_of(family))
+    biased = {each for each in state if each.endswith("lora_B.bias")}
+    assert len(biased) == (0 if "Cosmos" in name else 2 * len(eraser.layers))
+    expected = edited(net, eraser, module_of(name))
     net.load_lora_adapter(state, prefix="transformer")
     net.fuse_lora()
     for site in eraser.layers:
         for role in ("keys", "values"):
-            name = module_of(family)(site, role)
-            one, other = net.get_submodule(name), expected.get_submodule(name)
+            module = module_of(name)(site, role)
+            one, other = net.get_submodule(module), expected.get_submodule(module)
             assert torch.allclose(one.weight, other.weight, atol=1e-5)
-            assert torch.allclose(one(torch.zeros(1, one.in_features)), other.bias, atol=1e-5)
+            if other.bias is not None:
+                zero = torch.zeros(1, one.in_features)
+                assert torch.allclose(one(zero), other.bias, atol=1e-5)
 
 
-def test_where_it_has_no_loader_that_is_said(tmp_path):
-    _, path, eraser = erased("pixart", tmp_path)
+@pytest.mark.parametrize("name", WITHOUT_LOADER)
+def test_where_it_has_no_loader_that_is_said(name, tmp_path):
+    net, path, eraser = erased(name, tmp_path)
+    assert not hasattr(net, "load_lora_adapter")
     source = Source.open(path, [eraser], any_source=True)
     with pytest.raises(ModelFileError, match="write one for ComfyUI"):
         lora_tensors(source.model, [eraser], source, form=DIFFUSERS)
