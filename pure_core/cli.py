@@ -40,6 +40,7 @@ from .files.activations import KIND as ACTIVATIONS
 from .files.activations import load_activations
 from .files.eraser import FORMAT, load_eraser, save_eraser
 from .files.safetensors_file import SafetensorsFile
+from .fitting import BY_HEAD, TOGETHER
 from .progress import Progress
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -286,6 +287,7 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
         "layers": len(eraser.layers),
         "space": eraser.space,
         "widths": sorted(set(widths)),
+        "heads": BY_HEAD if eraser.heads else TOGETHER,
         "ranks": [min(ranks), max(ranks)],
         "fingerprint": eraser.fingerprint,
         "concepts": made.concepts,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from comfyui_pure.nodes import SaveCheckpoint, SaveLoRA
 from comfyui_pure.nodes.host.capture.sampling import noise_levels
+from comfyui_pure.nodes.host.patch import AS_FITTED, patch
+from comfyui_pure.nodes.host.sites import EffectiveWeights, Sites
 from torch import Tensor
 
+import nodes
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.comfy.pictures import Sd15, WanPictures
+from testbed.comfy.stock import execute
 from testbed.pictures import expand, narrow
 from testbed.pictures.measure import PICTURES, any_concept
 from testbed.world import narrow as world
@@ -84,6 +93,48 @@ def test_wan_is_captured_at_its_narrow_form_s_noise_levels(wan: WanPictures) -> 
     own = narrow.flow_sigmas(TRAJECTORY.steps, scheduler=TRAJECTORY.scheduler)
     host = noise_levels(wan.model, TRAJECTORY)
     assert (host - own[: len(host)]).abs().max() < 1e-6
+
+
+def test_wan_s_exports_draw_what_the_patched_model_draws(
+    wan: WanPictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PURE Save Checkpoint, then UNETLoader; PURE Save LoRA, then the stock LoRA loader."""
+    fox = PICTURES.trial("object", "fox", 1)
+    patched, eraser = wan.erase(fox, TRAJECTORY._replace(run_steps=1, latents=1))
+    assert eraser.heads and eraser.provenance.model.family == "wan"
+    texts = TEXTS[:2]
+    before, erased = wan.pictures(texts), wan.pictures(texts, patched)
+    assert (before[0] - erased[0]).abs().max() > 0.2
+
+    for kind in ("diffusion_models", "loras"):
+        paths, endings = folder_paths.folder_names_and_paths[kind]
+        own = ([*paths, str(tmp_path / kind)], endings)
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, own)
+    output = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    try:
+        given = {"eraser": [eraser], "strength": [1.0], "edit": [AS_FITTED]}
+        name = f"diffusion_models/{expand.NAMES['diffusion model']}"
+        prefix = ["diffusion_models/erased"]
+        (file,) = execute(SaveCheckpoint, **given, ckpt_name=[name], filename_prefix=prefix)
+        given |= {"dtype": ["float32"], "filename_prefix": ["loras/erased"]}
+        (lora,) = execute(SaveLoRA, **given, model=[wan.model])
+    finally:
+        folder_paths.set_output_directory(output)
+
+    (loaded,) = nodes.UNETLoader().load_unet(Path(file).name, "default")
+    (loaded,) = ModelSamplingSD3().patch(loaded, narrow.SHIFT)
+    sites = Sites.of(loaded)
+    wanted, found = (EffectiveWeights(each, sites) for each in (patched, loaded))
+    for site in sites.sites:  # rounded once, to the file's type
+        weight = wanted.weight(site.name, "values").half().float()
+        assert torch.equal(found.weight(site.name, "values").float(), weight)
+    assert (wan.pictures(texts, loaded) - erased).abs().max() <= 1 / 255
+    halved = wan.pictures(texts, patch(wan.model, eraser.applied(0.5)).model)
+    for strength, expected in ((1.0, erased), (0.5, halved)):
+        loader = nodes.LoraLoaderModelOnly()
+        (changed,) = loader.load_lora_model_only(wan.model, Path(lora).name, strength)
+        assert (wan.pictures(texts, changed) - expected).abs().max() <= 1 / 255
 
 
 @pytest.mark.parametrize("name", narrow.MODELS)

@@ -29,6 +29,8 @@ from pure_core.errors import ModelFileError
 from pure_core.export import Source, export_checkpoint, lora_tensors
 from pure_core.export.lora import DIFFUSERS
 from pure_core.families import model_in_file
+from pure_core.files.eraser import load_eraser, save_eraser
+from tests.core.test_cli import run
 from tests.core.test_eraser import provenance
 
 TEXT = 16
@@ -231,6 +233,37 @@ def test_it_loads_the_lora_with_biases(name, tmp_path):
             if other.bias is not None:
                 zero = torch.zeros(1, one.in_features)
                 assert torch.allclose(one(zero), other.bias, atol=1e-5)
+
+
+def test_the_command_line_takes_a_transformer_and_an_eraser_by_head(tmp_path):
+    net, path, eraser = erased("Wan", tmp_path)
+    one, both = tmp_path / "one.safetensors", tmp_path / "both.safetensors"
+    save_eraser(eraser, one)
+    target, lora = tmp_path / "erased.safetensors", tmp_path / "lora.safetensors"
+    for words in (
+        ("apply", path, one, "--any-source", "-o", target),
+        ("lora", path, one, "--any-source", "--form", DIFFUSERS, "-o", lora),
+        ("merge", one, one, "-o", both),
+    ):
+        done = run(*words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    expected = edited(net, eraser, module_of("Wan")).state_dict()
+    found = load_file(target)
+    assert all(torch.allclose(found[name], each, atol=1e-5) for name, each in expected.items())
+    source = Source.open(path, [eraser], any_source=True)
+    wanted = lora_tensors(source.model, [eraser], source, form=DIFFUSERS)
+    state = load_file(lora)
+    assert state.keys() == wanted.keys() and any(name.endswith("bias") for name in state)
+    assert all(torch.equal(state[name], each) for name, each in wanted.items())
+    joined = load_eraser(both)
+    assert joined.heads == eraser.heads
+    for name, layer in joined.layers.items():
+        single = eraser.layers[name].P
+        assert torch.allclose(layer.P, single @ single, atol=1e-5)
+    shown = run("inspect", one, target, lora)
+    assert shown.returncode == 0 and shown.stdout.count("heads: each by itself") == 1
+    refused = run("diffusers", path, one, "--any-source", "-o", tmp_path / "folder")
+    assert refused.returncode == 1 and "not written as diffusers folders" in refused.stderr
 
 
 @pytest.mark.parametrize("name", WITHOUT_LOADER)
