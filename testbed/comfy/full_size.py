@@ -189,7 +189,7 @@ def _cut(name: str, blocks: int) -> tuple[str, Kind]:
 
 
 MODELS = RELEASES | dict(
-    _cut(*each) for each in (("Wan 2.1 T2V 14B", 12), ("Cosmos 1 7B", 20), ("LTX-2 19B", 12))
+    _cut(*each) for each in (("Wan 2.1 T2V 14B", 6), ("Cosmos 1 7B", 8), ("LTX-2 19B", 12))
 )
 """All that there is in full width."""
 

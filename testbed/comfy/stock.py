@@ -15,6 +15,7 @@ from torch import Tensor
 
 import comfy.lora
 import comfy.model_management
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import nodes
@@ -98,6 +99,24 @@ def lora(model: ModelPatcher, seed: int = 0) -> dict[str, Tensor]:
 def with_lora(model: ModelPatcher, strength: float = 1.0, seed: int = 0) -> ModelPatcher:
     """The model under a random LoRA, as LoraLoader puts it in."""
     return comfy.sd.load_lora_for_models(model, None, lora(model, seed), strength, 0.0)[0]
+
+
+def in_scaled_fp8(model: ModelPatcher) -> None:
+    """Hold keys and values as ComfyUI 0.30 loads them from quantised files; 0.3.75 cannot."""
+    from comfy.quant_ops import QuantizedTensor
+
+    sites = Sites.of(model)
+    made = comfy.ops.mixed_precision_ops({}, torch.float32)
+    for module in {rows.module for site in sites.sites for rows in (site.keys, site.values)}:
+        old = sites.net.get_submodule(module)
+        new = made.Linear(old.in_features, old.out_features, old.bias is not None)
+        new.quant_format, new.layout_type = "float8_e4m3fn", "TensorCoreFP8E4M3Layout"
+        held = QuantizedTensor.from_float(old.weight.detach(), new.layout_type, scale="recalculate")
+        new.weight = torch.nn.Parameter(held, requires_grad=False)
+        if old.bias is not None:
+            new.bias = old.bias
+        parent, _, name = module.rpartition(".")
+        setattr(sites.net.get_submodule(parent), name, new)
 
 
 def with_wrapper(model: ModelPatcher, before: Callable[[dict[str, Any]], None]) -> ModelPatcher:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 import nodes
 from testbed.comfy import families
-from testbed.comfy.stock import QUICK, Loaded, execute, load, sample, with_wrapper
+from testbed.comfy.stock import QUICK, Loaded, execute, in_scaled_fp8, load, sample, with_wrapper
 
 BALL = AnchorSet.phrased(["ball"], ["{}", "a photo of {}"])
 SHORT = QUICK._replace(latents=1, run_steps=1)
@@ -234,34 +234,13 @@ def test_a_model_in_bytes_is_captured_and_not_erased(checkpoint: Path, loaded: L
     assert not calls
 
 
-def quantise_by_comfy(model: ModelPatcher) -> None:
-    """Scaled fp8, as ComfyUI 0.30 keeps it."""
-    from comfy.quant_ops import QuantizedTensor
-
-    sites = Sites.of(model)
-    made = comfy.ops.mixed_precision_ops({}, torch.float32)
-    for site in sites.sites:
-        for rows in (site.keys, site.values):
-            old = sites.net.get_submodule(rows.module)
-            new = made.Linear(old.in_features, old.out_features, old.bias is not None)
-            new.quant_format, new.layout_type = "float8_e4m3fn", "TensorCoreFP8E4M3Layout"
-            held = QuantizedTensor.from_float(
-                old.weight.detach(), new.layout_type, scale="recalculate"
-            )
-            new.weight = torch.nn.Parameter(held, requires_grad=False)
-            if old.bias is not None:
-                new.bias = old.bias
-            parent, _, name = rows.module.rpartition(".")
-            setattr(sites.net.get_submodule(parent), name, new)
-
-
 def test_scaled_fp8_is_captured_and_not_erased(
     checkpoint: Path, loaded: Loaded, comfy_version: tuple[int, ...]
 ) -> None:
     if comfy_version < (0, 30):
         pytest.skip("this ComfyUI has no such tensors")
     made = load(checkpoint)
-    quantise_by_comfy(made.model)
+    in_scaled_fp8(made.model)
     rows = capture(made.model, made.clip, BALL, SHORT)
     plain = capture(loaded.model, loaded.clip, BALL, SHORT)
     assert 0 < furthest(rows.rows, plain.rows) < 0.3

@@ -27,6 +27,7 @@ from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.anchors import AnchorSet
+from comfyui_pure.pure_core.eraser import LayerEraser
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.families import model_in_file
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from testbed.comfy.erasers import random_eraser
 from testbed.comfy.families import text_encoder
-from testbed.comfy.stock import execute
+from testbed.comfy.stock import execute, in_scaled_fp8
 from testbed.comfy.transformer_measures import (
     ANCHORS,
     PREFIX,
@@ -304,14 +305,39 @@ def test_bad_input_is_told(name: str) -> None:
     other = next(each for each in others if not no_such(each))
     with pytest.raises(ModelError, match="eraser: it was fitted on another architecture"):
         patch(model, random_eraser(model_of(other), by_head=True))
+    eraser = random_eraser(model, rank=2, by_head=True)
+    split = {
+        site: LayerEraser(
+            layer.proj_left.reshape(2 * layer.heads, -1, 2),
+            layer.proj_right.reshape(2 * layer.heads, 2, -1),
+        )
+        for site, layer in eraser.layers.items()
+    }
+    with pytest.raises(ModelError, match=r"made for \d heads .* the model has \d"):
+        patch(model, replace(eraser, layers=split))
     values = sites.net.get_submodule(sites.sites[0].values.module)
     plain = values.weight
     values.weight = torch.nn.Parameter(plain.detach().to(torch.int8), requires_grad=False)
     try:
         with pytest.raises(ModelError, match="the weights are quantised"):
-            patch(model, random_eraser(model, by_head=True))
+            patch(model, eraser)
     finally:
         values.weight = plain
+
+
+@each_kind
+def test_scaled_fp8_is_captured_and_not_erased(name: str, comfy_version: tuple[int, ...]) -> None:
+    if comfy_version < (0, 30):
+        pytest.skip("this ComfyUI has no such tensors")
+    plain = captured(name, model_of(name), encoded(name, PROMPTS + 1)).rows
+    model = transformer(name)
+    eraser = random_eraser(model, by_head=True)
+    in_scaled_fp8(model)
+    rows = captured(name, model, encoded(name, PROMPTS + 1)).rows
+    for site, expected in plain.items():
+        assert 0 < relative(rows[site], expected.double()) < 0.1
+    with pytest.raises(ModelError, match="the weights are quantised"):
+        patch(model, eraser)
 
 
 @each_kind
