@@ -20,6 +20,7 @@ from diffusers import (
     LTXVideoTransformer3DModel,
     PixArtTransformer2DModel,
     WanTransformer3DModel,
+    WanVACETransformer3DModel,
 )
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,8 +37,8 @@ from tests.core.test_eraser import provenance
 TEXT = 16
 
 
-def wan() -> nn.Module:
-    return WanTransformer3DModel(
+def wan(kind: type[nn.Module] = WanTransformer3DModel, **change: Any) -> nn.Module:
+    return kind(
         num_attention_heads=2,
         attention_head_dim=12,
         num_layers=2,
@@ -46,6 +47,7 @@ def wan() -> nn.Module:
         freq_dim=16,
         in_channels=4,
         out_channels=4,
+        **change,
     )
 
 
@@ -145,6 +147,10 @@ class Built(NamedTuple):
 
 BUILT = {
     "Wan": Built("wan", wan),
+    "Wan I2V": Built("wan", partial(wan, image_dim=8, added_kv_proj_dim=24)),
+    "Wan VACE": Built(
+        "wan", partial(wan, WanVACETransformer3DModel, vace_layers=[0], vace_in_channels=6)
+    ),
     "Cosmos 1": Built("cosmos1", partial(cosmos, "learnable")),
     "Cosmos-Predict2": Built("cosmos2", partial(cosmos, None)),
     "LTX-Video": Built("ltx", ltx),
@@ -194,12 +200,13 @@ def module_of(name: str) -> Callable[[str, str], str]:
     """A site's name as ComfyUI has it, and a role -> the library's module."""
 
     def find(site: str, role: str) -> str:
-        number = re.search(r"\d+", site)
-        assert number is not None
         if name == "Kandinsky 5":
             return f"{site}.to_{'key' if role == 'keys' else 'value'}"
-        blocks = "blocks" if name in ("Wan", "HunyuanDiT") else "transformer_blocks"
-        return f"{blocks}.{number.group()}.attn2.to_{role[0]}"
+        if "Wan" in name or name == "HunyuanDiT":
+            return f"{site.replace('cross_attn', 'attn2')}.to_{role[0]}"
+        number = re.search(r"\d+", site)
+        assert number is not None
+        return f"transformer_blocks.{number.group()}.attn2.to_{role[0]}"
 
     return find
 
