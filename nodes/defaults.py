@@ -1,7 +1,7 @@
 """The nodes' defaults that no setting declares itself.
 
-They measured best on the development concepts of the small trained model (`testbed/world/`): see
-`docs/results.md`.
+They measured best on the development concepts of the small trained models (`testbed/`): see
+`docs/methods.md`.
 """
 
 METHOD = "ridge"

@@ -139,10 +139,10 @@ class SaveCheckpoint(FileExport):
             display_name="PURE Save Checkpoint",
             search_aliases=["export checkpoint", "erased checkpoint", "bake"],
             description=(
-                "Copies a checkpoint and erases the concept in the copy. Only the cross-attention "
-                "keys and values change, everything else stays byte for byte; how it was made is "
-                "written into the file. Averaged weights (EMA) are erased, too, or left out. Needs "
-                "hardly any memory."
+                "Copies a checkpoint and erases the concept in the copy. Only the weights with "
+                "which the model reads text change, everything else stays byte for byte; how it "
+                "was made is written into the file. Averaged weights (EMA) are erased, too, or "
+                "left out. Needs hardly any memory."
             ),
         )
 

@@ -195,8 +195,9 @@ def trajectory_inputs() -> list[io.Input]:
                 max=4096,
                 step=PIXEL_STEP,
                 tooltip=(
-                    f"Picture {name} in pixels, a multiple of {PIXEL_STEP}, up to 4096. 0: the "
-                    "model's usual size, 512 for SD 1.5, 1024 for SDXL. Somewhat less is faster."
+                    f"Picture {name} in pixels, a multiple of {PIXEL_STEP} (of 16 or 32 for "
+                    "transformers), up to 4096. 0: the model's usual size, 512 for SD 1.5, 1024 "
+                    "for SDXL. Somewhat less is faster."
                 ),
             )
             for name in ("width", "height")
@@ -351,8 +352,9 @@ def edit_input() -> io.Combo.Input:
         default=CHOICES[0],
         tooltip=(
             "Which weights are changed. As fitted: what the eraser says, from its method keys and "
-            "values for pure, values for ridge and mosaic. Values alone change what is painted and "
-            "not where the model looks; keys alone do nearly nothing."
+            "values for pure (values where the model normalises keys), values for ridge and "
+            "mosaic. Values alone change what is painted and not where the model looks; keys alone "
+            "do nearly nothing."
         ),
     )
 

@@ -75,7 +75,7 @@ def targets(retain: Activations, layer: str, pairs: list[list[int]]) -> Tensor:
 
 METHOD = ActivationMethod(
     name="mosaic",
-    summary="Ridge on parts of the picture, phrasing by phrasing: slower, a little more thorough.",
+    summary="Ridge on parts of the picture, phrasing by phrasing: slower, keeps a little more.",
     source="ours",
     edit="values",
     settings=(KEEP, DAMPING, REACH),

@@ -95,6 +95,15 @@ NODES = (
 CHOSEN = {"concept", "neighbours", "kind", "filename_prefix", "ckpt_name", "eraser_name"}
 """Widgets of our nodes that an example sets; all others keep their defaults."""
 
+PHRASINGS = "{}\na picture of {}"
+QUICK = {
+    "PURE_Concept": {"templates": PHRASINGS},
+    "PURE_Capture": {"latents": 1},
+    "PURE_EraseConcept": {"templates": PHRASINGS, "latents": 1},
+    "KSampler": {"steps": 10},
+}
+"""Type of node -> widgets: a part of the work is enough here."""
+
 REPORTING = ("PURE_EraseConcept", "PURE_Fit")
 """Nodes with a panel that shows what was removed and kept."""
 
@@ -108,8 +117,7 @@ def saved_eraser(comfy_server: ComfyServer, checkpoint: Path) -> Iterator[Path]:
     (saving,) = (key for key, node in prompt.items() if node["class_type"] == "PURE_SaveEraser")
     needed = upstream(prompt, saving)
     for node in needed.values():
-        if node["class_type"] == "PURE_EraseConcept":
-            node["inputs"]["latents"] = 1
+        node["inputs"].update(QUICK.get(node["class_type"], {}))
     # Not the example's own prefix, so that it writes when it is run.
     prompt[saving]["inputs"]["filename_prefix"] = "of-the-tests"
     eraser = comfy_server.base / "models" / "erasers" / SAVED
@@ -311,10 +319,8 @@ def ran(
     workflow = example(request.param)
     editor.open(workflow)
     for node in workflow["nodes"]:
-        if node["type"] in ("PURE_Capture", "PURE_EraseConcept"):
-            editor.set_widget(node["id"], "latents", 1)  # a third of the work is enough here
-        if node["type"] == "KSampler":
-            editor.set_widget(node["id"], "steps", 10)
+        for name, value in QUICK.get(node["type"], {}).items():
+            editor.set_widget(node["id"], name, value)
         if node.get("title", "").startswith("Seed"):
             # Else the server takes another example's pictures, with that one's workflow in them.
             editor.set_widget(node["id"], "value", list(EXAMPLES).index(request.param))
