@@ -23,6 +23,7 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
+from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
 
@@ -73,26 +74,38 @@ TRIED: dict[str, dict[str, tuple[Settings, ...]]] = {
 """Method -> heads -> settings that are not at their defaults. Those of every method for heads
 together are what it was used with before it was fitted head by head."""
 
+UNEDITED = ("unedited", "-", "-")
+"""Method, heads and settings of the model as it is."""
+
 
 def measured(
     model: Any, captured: Captured, trial: Trial, method: str, heads: str, settings: Settings
 ) -> Any:
     """Rates and the share that arrives, for the ledger."""
     eraser = fit(method, *captured, heads=heads, **settings)
-    with model.erased(eraser) as sampler:
-        scores = trial.score(sampler)
+    scores = scored(model, trial, eraser)
     shares = [1.0] if eraser.heads else list(model.arriving(eraser).values())
     return {**scores._asdict(), "arrives": [min(shares), statistics.fmean(shares), max(shares)]}
 
 
+def scored(model: Any, trial: Trial, eraser: Eraser | None) -> Scores:
+    """What the judge sees."""
+    with model.erased(eraser) as sampler:
+        return trial.score(sampler)
+
+
 def points(kinds: Concepts, concepts: int, most: int) -> Iterator[tuple[str, str, str, str, str]]:
     """The ledger's keys, kind by kind within a setting, so that early rows are whole."""
-    for method, by_heads in TRIED.items():
-        for heads, tried in by_heads.items():
-            for settings in tried[:most]:
-                for kind, names in kinds.items():
-                    for concept in names[:concepts]:
-                        yield kind, concept, method, heads, _named(settings)
+    tried = [
+        (method, heads, _named(settings))
+        for method, by_heads in TRIED.items()
+        for heads, every in by_heads.items()
+        for settings in every[:most]
+    ]
+    for setting in (UNEDITED, *tried):
+        for kind, names in kinds.items():
+            for concept in names[:concepts]:
+                yield kind, concept, *setting
 
 
 def _named(settings: Settings) -> str:
@@ -115,19 +128,22 @@ def table(ledger: Ledger, kinds: Concepts) -> str:
                 Scores.__add__,
                 (Scores(*(Rate(*each[name]) for name in Scores._fields)) for each in entries),
             )
-            arrives = (
-                min(each["arrives"][0] for each in entries),
-                statistics.fmean(each["arrives"][1] for each in entries),
-                max(each["arrives"][2] for each in entries),
-            )
-            share = "–".join(f"{each:.2f}" for each in arrives)
+            share = _share([each["arrives"] for each in entries if each["arrives"]])
             mean = f"{scores.harmonic_mean:.3f}"
             rows.append((kind, method, heads, settings, share, *scores, mean))
-    rows.sort(key=lambda row: ["all", *kinds].index(row[0]))
+    rows.sort(key=lambda row: (["all", *kinds].index(row[0]), row[1] != UNEDITED[0]))
     heads_ = ("by name", "by description", "neighbours", "unlisted", "everything else")
     return markdown(
         ("kind", "method", "heads", "settings", "arrives (least, mean, most)", *heads_, "H"), rows
     )
+
+
+def _share(arrives: list[list[float]]) -> str:
+    """Least, mean and most of all; - of nothing."""
+    if not arrives:
+        return "-"
+    least, means, most = zip(*arrives, strict=True)
+    return "–".join(f"{each:.2f}" for each in (min(least), statistics.fmean(means), max(most)))
 
 
 def main() -> None:
@@ -153,9 +169,14 @@ def main() -> None:
     for key in points(kinds, args.concepts, args.most):
         if key in ledger:
             continue
-        kind, concept, method, heads, settings = key
-        captured, trial = captures(kind, concept), trials(kind, concept)
-        entry = measured(model, captured, trial, method, heads, tried[settings])
+        kind, concept, *setting = key
+        trial = trials(kind, concept)
+        if tuple(setting) == UNEDITED:
+            entry = {**scored(model, trial, None)._asdict(), "arrives": []}
+        else:
+            method, heads, settings = setting
+            captured = captures(kind, concept)
+            entry = measured(model, captured, trial, method, heads, tried[settings])
         ledger.add(key, entry)
         print(*key, *(entry[name] for name in Scores._fields), entry["arrives"], flush=True)
     text = table(ledger, kinds)
