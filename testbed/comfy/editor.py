@@ -300,7 +300,7 @@ def opened(address: str, chromium: str, awaited_node: str) -> Iterator[Editor]:
             editor = Editor(page, awaited_node)
             page.goto(address)
             page.wait_for_function(READY.format(awaited_node))
-            editor.set("LiteGraph.Canvas.MaximumFps", MOST_FPS)
+            page.evaluate("(fps) => { app.canvas.maximumFps = fps }", MOST_FPS)
             editor.use()  # the server keeps what a killed run has set
             yield editor
         finally:
