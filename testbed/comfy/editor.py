@@ -27,7 +27,7 @@ PATIENCE = 120.0
 """Seconds that the page may take for one thing, on a busy machine."""
 
 MOST_FPS = 5
-"""Pictures of the graph a second. Drawn without a graphics card, sixty take a core of the CPU."""
+"""Pictures of the graph a second while the server computes."""
 
 FLAGS = (
     "--no-sandbox",
@@ -179,6 +179,16 @@ class Editor:
         self.set("Comfy.ColorPalette", theme)
         self.page.wait_for_timeout(1000)
 
+    @contextmanager
+    def drawing_seldom(self) -> Iterator[None]:
+        """Leave the CPU to the server: drawn without a graphics card, the canvas takes a core."""
+        change = "(fps) => { app.canvas.maximumFps = fps }"
+        self.page.evaluate(change, MOST_FPS)
+        try:
+            yield
+        finally:
+            self.page.evaluate(change, 0)
+
     def look_at(self, *nodes: int) -> None:
         """Bring nodes into view, as large as the window allows; all of them if none is named."""
         bounds = self.bounds()
@@ -272,11 +282,12 @@ class Editor:
 def finished(editor: Editor, server: ComfyServer, prompt_id: str) -> dict[str, Any]:
     """The outputs of a queued prompt, once it has ended well."""
     deadline = time.monotonic() + 600
-    while time.monotonic() < deadline:
-        if done := server.get(f"/history/{prompt_id}").get(prompt_id):
-            assert done["status"]["status_str"] == "success", done["status"]
-            return done["outputs"]
-        editor.page.wait_for_timeout(200)  # lets the page go on
+    with editor.drawing_seldom():
+        while time.monotonic() < deadline:
+            if done := server.get(f"/history/{prompt_id}").get(prompt_id):
+                assert done["status"]["status_str"] == "success", done["status"]
+                return done["outputs"]
+            editor.page.wait_for_timeout(200)  # lets the page go on
     raise TimeoutError(server.log())
 
 
@@ -300,7 +311,6 @@ def opened(address: str, chromium: str, awaited_node: str) -> Iterator[Editor]:
             editor = Editor(page, awaited_node)
             page.goto(address)
             page.wait_for_function(READY.format(awaited_node))
-            page.evaluate("(fps) => { app.canvas.maximumFps = fps }", MOST_FPS)
             editor.use()  # the server keeps what a killed run has set
             yield editor
         finally:
