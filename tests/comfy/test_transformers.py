@@ -26,6 +26,7 @@ from comfyui_pure.nodes.host.identity import fingerprint
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
+from comfyui_pure.nodes.types import PIXEL_STEP
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import LayerEraser
 from comfyui_pure.pure_core.errors import FitError
@@ -57,8 +58,6 @@ from testbed.comfy.transformer_measures import (
 from testbed.comfy.transformers import ALL, KINDS, encoded, no_such, transformer
 
 PROMPTS = 3
-SIZE_STEP = 8
-"""Pixels, of the nodes' width and height."""
 ALIGNMENT = {"Cosmos 1": 1e-4}
 """Kinds whose output depends on where weights lie in memory, in ComfyUI 0.3.75, and by how much."""
 
@@ -292,8 +291,8 @@ def test_bad_input_is_told(name: str) -> None:
     model, prompts = model_of(name), encoded(name, PROMPTS + 1)
     sites = Sites.of(model)
     geometry = sites.family.latent(sites.net)
-    if geometry.multiple > SIZE_STEP:
-        odd = KINDS[name].size + SIZE_STEP
+    if geometry.multiple > PIXEL_STEP:
+        odd = KINDS[name].size + PIXEL_STEP
         with pytest.raises(CaptureError, match=f"expected a multiple of {geometry.multiple}"):
             captured(name, model, prompts, width=odd)
     if geometry.least_pixels:
