@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...pure_core.anchors import SLOT, AnchorSet
 from ...pure_core.concepts import PromptError
+from ...pure_core.families import Masks
 from .sites import ModelError, Sites
 
 ADAPTER_TOKENS, ADAPTER_WEIGHTS = "t5xxl_ids", "t5xxl_weights"
@@ -40,6 +41,19 @@ class Encoded(NamedTuple):
     options: dict[str, Any]
     """What ComfyUI keeps beside the tokens, 'pooled_output' of shape (1, P) among them."""
 
+    masks: Masks = "each"
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has to be a batch by itself."""
+        return self.masks == "alone" and MASK in self.options
+
+    def has_rows(self, name: str) -> bool:
+        """Whether an option is a tensor with a row for each prompt of a batch."""
+        value = self.options[name]
+        one = name == MASK and self.masks == "same"
+        return isinstance(value, Tensor) and value.ndim > 1 and not one
+
     @property
     def shape(self) -> tuple[str, ...]:
         """Only prompts that agree in it fit into one batch.
@@ -47,8 +61,9 @@ class Encoded(NamedTuple):
         It says the shapes, without the batch, of tokens and of options that have a row for each
         prompt, and all other options' values, which there is one of for the whole batch.
         """
-        named = [("", self.tokens), *sorted(self.options.items())]
-        return tuple(f"{name} {_shape(each)}" for name, each in named)
+        said = {name: _said(each, self.has_rows(name)) for name, each in self.options.items()}
+        tokens = _said(self.tokens, True)
+        return tuple(f"{name} {each}" for name, each in [("", tokens), *sorted(said.items())])
 
 
 def encode(clip: CLIP, prompt: str) -> Encoded:
@@ -128,7 +143,7 @@ def adapted(model: ModelPatcher, encoded: Encoded) -> Encoded:
     """
     ids = encoded.options.get(ADAPTER_TOKENS)
     if ids is None:
-        return encoded
+        return encoded._replace(masks=Sites.of(model).family.masks)
     comfy.model_management.load_models_gpu([model])
     net, device = model.model.diffusion_model, model.load_device
     dtype = model.model.get_dtype_inference()
@@ -142,13 +157,9 @@ def adapted(model: ModelPatcher, encoded: Encoded) -> Encoded:
     return Encoded(vectors.to(encoded.tokens), rest)
 
 
-def _has_rows(value: Any) -> bool:
-    """Whether an option is a tensor with a row for each prompt."""
-    return isinstance(value, Tensor) and value.ndim > 1
-
-
-def _shape(value: Any) -> str:
-    if _has_rows(value):
+def _said(value: Any, by_rows: bool) -> str:
+    """The shape of a row, or the value."""
+    if by_rows:
         return str(tuple(value.shape[1:]))
     return str(value.tolist()) if isinstance(value, Tensor) else str(value)
 
@@ -158,11 +169,9 @@ def stack(prompts: Sequence[Encoded]) -> list[list[Any]]:
 
     All prompts need the same `shape`.
     """
-    options = {name: _join([each.options[name] for each in prompts]) for name in prompts[0].options}
+    first = prompts[0]
+    options = {
+        name: torch.cat([each.options[name] for each in prompts]) if first.has_rows(name) else value
+        for name, value in first.options.items()
+    }
     return [[torch.cat([each.tokens for each in prompts]), options]]
-
-
-def _join(values: list[Any]) -> Any:
-    """Tensors along the batch; anything else is the same for every prompt."""
-    first = values[0]
-    return torch.cat(values) if _has_rows(first) else first

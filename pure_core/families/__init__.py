@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from torch import nn
 
 from ..errors import ModelFileError
-from .site import ROLES, Family, FileRows, LatentGeometry, ModelFile, Role, Rows, Site
+from .site import ROLES, Family, FileRows, LatentGeometry, Masks, ModelFile, Role, Rows, Site
 
 __all__ = [
     "FAMILIES",
@@ -20,6 +20,7 @@ __all__ = [
     "Family",
     "FileRows",
     "LatentGeometry",
+    "Masks",
     "ModelFile",
     "Role",
     "Rows",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from .site import LatentGeometry
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
 LIBRARY = Spelling(
-    "transformer_blocks.#.attn2", "to_k", "to_v", mark="learnable_pos_embed.pos_emb_t"
+    (Pattern("transformer_blocks.#.attn2", "to_k", "to_v"),),
+    mark="learnable_pos_embed.pos_emb_t",
 )
 
-FAMILY = Transformer(
+FAMILY = CrossTransformer(
     name="cosmos1",
     models="Cosmos 1",
     classes=("GeneralDIT",),
     names=FileNames(
         "cosmos1",
-        (Spelling("blocks.block#.blocks.1.block.attn", "to_k.0", "to_v.0"), LIBRARY),
+        (
+            Spelling((Pattern("blocks.block#.blocks.1.block.attn", "to_k.0", "to_v.0"),)),
+            LIBRARY,
+        ),
         LIBRARY,
     ),
     out="to_out",

@@ -7,20 +7,21 @@ transformer with attentions of its own. These belong to the text and are no site
 from __future__ import annotations
 
 from .site import LatentGeometry
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
 LIBRARY = Spelling(
-    "transformer_blocks.#.attn2", "to_k", "to_v", mark="time_embed.t_embedder.linear_1.weight"
+    (Pattern("transformer_blocks.#.attn2", "to_k", "to_v"),),
+    mark="time_embed.t_embedder.linear_1.weight",
 )
 
-FAMILY = Transformer(
+FAMILY = CrossTransformer(
     name="cosmos2",
     models="Cosmos-Predict2 and Anima",
     classes=("MiniTrainDIT",),
     names=FileNames(
         "cosmos2",
-        (Spelling("blocks.#.cross_attn", "k_proj", "v_proj"), LIBRARY),
+        (Spelling((Pattern("blocks.#.cross_attn", "k_proj", "v_proj"),)), LIBRARY),
         LIBRARY,
     ),
     out="output_proj",

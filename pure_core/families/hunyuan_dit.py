@@ -6,18 +6,21 @@ Methods on the text would edit what CLIP says and leave what mT5 says of the sam
 from __future__ import annotations
 
 from .site import LatentGeometry
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
-FAMILY = Transformer(
+FAMILY = CrossTransformer(
     name="hunyuan_dit",
     models="HunyuanDiT",
     classes=("HunYuanDiT",),
     names=FileNames(
         "hunyuan_dit",
         (
-            Spelling("blocks.#.attn2", "kv_proj", "kv_proj"),
-            Spelling("blocks.#.attn2", "to_k", "to_v", mark="text_embedding_padding"),
+            Spelling((Pattern("blocks.#.attn2", "kv_proj", "kv_proj", "halves"),)),
+            Spelling(
+                (Pattern("blocks.#.attn2", "to_k", "to_v", parts=("to_k", "to_v")),),
+                mark="text_embedding_padding",
+            ),
         ),
     ),
     out="out_proj",

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .site import LatentGeometry
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
 OWN = Spelling(
-    "visual_transformer_blocks.#.cross_attention",
-    "to_key",
-    "to_value",
+    (Pattern("visual_transformer_blocks.#.cross_attention", "to_key", "to_value"),),
     entry="text_embeddings.in_layer",
 )
 
@@ -22,7 +20,7 @@ def makes_videos(net: Any) -> bool:
     return width > 64
 
 
-FAMILY = Transformer(
+FAMILY = CrossTransformer(
     name="kandinsky5",
     models="Kandinsky 5",
     classes=("Kandinsky5",),

@@ -16,19 +16,18 @@ from typing import Any
 from torch import nn
 
 from .site import LatentGeometry
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
 ENTRY = "caption_projection.linear_1"
-LIBRARY = Spelling(
-    "transformer_blocks.#.attn2", "to_k", "to_v", mark="time_embed.linear.weight", entry=ENTRY
-)
+SITES = Pattern("transformer_blocks.#.attn2", "to_k", "to_v")
+LIBRARY = Spelling((SITES,), mark="time_embed.linear.weight", entry=ENTRY)
 
 AUDIO = "audio_adaln_single"
 """A module that only models with sound have."""
 
 
-class Ltx(Transformer):
+class Ltx(CrossTransformer):
     """The family. LTX-2 mixes a prompt's words in connectors of its own before the entry."""
 
     def edits_text(self, net: nn.Module) -> bool:
@@ -51,13 +50,7 @@ FAMILY = Ltx(
     names=FileNames(
         "ltx",
         (
-            Spelling(
-                "transformer_blocks.#.attn2",
-                "to_k",
-                "to_v",
-                mark="patchify_proj.weight",
-                entry=ENTRY,
-            ),
+            Spelling((SITES,), mark="patchify_proj.weight", entry=ENTRY),
             LIBRARY,
         ),
         LIBRARY,

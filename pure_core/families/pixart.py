@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from .site import LatentGeometry
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
 LEAST = 264
 """Pixels, below which the model divides by zero."""
 
 ENTRY = "y_embedder.y_proj.fc1"
 
-FAMILY = Transformer(
+FAMILY = CrossTransformer(
     name="pixart",
     models="PixArt alpha and sigma",
     classes=("PixArt", "PixArtMS"),
     names=FileNames(
         "pixart",
         (
-            Spelling("blocks.#.cross_attn", "kv_linear", "kv_linear", entry=ENTRY),
             Spelling(
-                "transformer_blocks.#.attn2",
-                "to_k",
-                "to_v",
+                (Pattern("blocks.#.cross_attn", "kv_linear", "kv_linear", "halves"),), entry=ENTRY
+            ),
+            Spelling(
+                (Pattern("transformer_blocks.#.attn2", "to_k", "to_v", parts=("to_k", "to_v")),),
                 mark="pos_embed.proj.weight",
                 entry="caption_projection.linear_1",
             ),

@@ -9,6 +9,7 @@ is one file beside this one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -24,8 +25,16 @@ Part = Literal["cross", "text", "all"]
 that text tokens contribute, in an attention over text and image tokens with projections of their
 own. all: everything, because text and image tokens share their projections."""
 
-Listener = Callable[[Tensor], None]
-"""Takes a site's h of one model call, (rows, positions, d)."""
+
+class Listener(Protocol):
+    """Who wants to hear what sites put out while a model runs."""
+
+    def rows(self, site: str, total: int) -> slice | None:
+        """Which of all rows of the model call under way to pass on; None for none of them."""
+
+    def hear(self, site: str, h: Tensor) -> None:
+        """Take a site's h of these rows: (rows, positions, d), of the text's part where a picture
+        is read beside it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,8 @@ class Site(NamedTuple):
     """Of the queries."""
 
     value_heads: int
-    """Of keys and values; fewer than `heads` with grouped queries."""
+    """Of keys and values; fewer than `heads` where queries share them in groups. Then h is the mean
+    over the queries of a group, which has the width of the values."""
 
     head_dim: int
 
@@ -90,6 +100,11 @@ class Site(NamedTuple):
     def rows(self, role: Role) -> Rows:
         """Its keys or its values."""
         return self.keys if role == "keys" else self.values
+
+
+Masks = Literal["each", "same", "alone"]
+"""How prompts with masks run together. each: every row has its own. same: the model takes one mask
+for a whole batch. alone: a prompt with a mask runs by itself."""
 
 
 class LatentGeometry(NamedTuple):
@@ -210,10 +225,20 @@ class Family(Protocol):
     def sites(self, net: nn.Module) -> list[Site]:
         """Where the model reads text, in the order of its modules; none if it reads none."""
 
-    def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
-        """Pass on the site's h at every model call, until the function that is returned is called.
+    def listen(
+        self,
+        net: nn.Module,
+        sites: Sequence[Site],
+        listener: Listener,
+        options: dict[str, Any],
+    ) -> Callable[[], None]:
+        """Pass on h of these sites at every model call, until the function returned is called.
 
         Nothing of the model may change.
+
+        Args:
+            options: ComfyUI's `transformer_options` of the model's clone that is run, for families
+                that hear attention itself.
         """
 
     def latent(self, net: nn.Module) -> LatentGeometry:
@@ -231,12 +256,22 @@ class Family(Protocol):
         None where every site reads the text encoder's vectors itself.
         """
 
+    def before_entry(self, net: nn.Module) -> nn.Module | None:
+        """What the text encoder's vectors pass right before that map, if there is something."""
+
     @property
     def other_texts(self) -> tuple[str, ...]:
         """ComfyUI's names of what else the sites read, encoded by other text encoders.
 
         It has to be there.
         """
+
+    @property
+    def masks(self) -> Masks:
+        """How prompts with masks run together."""
+
+    def guides_itself(self, net: nn.Module) -> bool:
+        """Whether the model is told the guidance, so that it runs without the empty prompt."""
 
     def edits_text(self, net: nn.Module) -> bool:
         """Whether methods on the text reach all that the sites read of a prompt.
@@ -260,13 +295,21 @@ class Family(Protocol):
         """The model in a file with these tensors, or None if it holds none of this family."""
 
 
-def listen_to_output(net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
+def listen_to_outputs(
+    net: nn.Module, sites: Sequence[Site], listener: Listener
+) -> Callable[[], None]:
     """For sites whose h is all that `site.out` gets: a forward pre-hook there reads it.
 
     It sees h whatever attention backend, LoRA or attention patch is in use.
     """
+    hooks = ExitStack()
+    for site in sites:
 
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        listener(inputs[0].movedim(site.rows_axis, 0))
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], site: Site = site) -> None:
+            h = inputs[0].movedim(site.rows_axis, 0)
+            rows = listener.rows(site.name, h.shape[0])
+            if rows is not None:
+                listener.hear(site.name, h[rows])
 
-    return net.get_submodule(site.out).register_forward_pre_hook(hook).remove
+        hooks.callback(net.get_submodule(site.out).register_forward_pre_hook(hook).remove)
+    return hooks.close

@@ -1,25 +1,26 @@
-"""Transformers with a cross-attention of their own, apart from the attention among picture tokens.
+"""Transformers, whose sites are told by the names of their modules.
 
-A family of them is data: what the parts of such an attention are called, in the model and in files.
-Where keys and values are one linear map, its first half are the keys. Behind the keys most have a
-norm, so the values are what is edited (`Family.keys_are_linear`).
+A family of them is data: what the parts of an attention are called, in the model and in files.
+`CrossTransformer` is for those with a cross-attention of its own, apart from the attention among
+picture tokens; `joint.py` for the others. Behind the keys most have a norm, so the values are what
+is edited (`Family.keys_are_linear`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from .site import LatentGeometry, Listener, Role, Rows, Site, listen_to_output
-from .transformer_file import FileNames, TransformerFile, transformer_in_file
+from .site import LatentGeometry, Listener, Masks, Role, Rows, Site, listen_to_outputs
+from .transformer_file import FileNames, TransformerFile, rows_in, transformer_in_file
 
 Of = Callable[[Any], int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Transformer:
     """See `Family`."""
 
@@ -32,12 +33,6 @@ class Transformer:
     names: FileNames
     """The first spelling also tells the sites among the model's modules."""
 
-    out: str
-    """In an attention, the module whose input is h."""
-
-    heads: str
-    """In an attention, the attribute that counts heads."""
-
     geometry: Callable[[Any], LatentGeometry]
     """Of a model."""
 
@@ -48,11 +43,17 @@ class Transformer:
 
     other_texts: tuple[str, ...] = ()
 
-    rows_axis: int = 0
-    """See `Site`."""
+    masks: Masks = "each"
+    """See `Family`."""
 
-    beside: str = ""
-    """In an attention, the values of something else whose part comes on top of the text's."""
+    mixes_text: bool = False
+    """Whether the model mixes a prompt's words before they enter: see `Family.edits_text`."""
+
+    reads: Of | None = None
+    """Numbers in a vector of the text encoder, where they are not those that the entry takes."""
+
+    norm: str = ""
+    """Path of a norm that the text encoder's vectors pass right before the entry."""
 
     blocks: Mapping[str, str] = field(default_factory=lambda: {"all": ""})
 
@@ -61,43 +62,31 @@ class Transformer:
         return known and bool(self.sites(net))
 
     def sites(self, net: nn.Module) -> list[Site]:
-        own = self.names.spellings[0]
+        own = self.names.spellings[0].patterns
         return [
-            self._site(net, path)
+            self.site(net, path, kind, places)
             for path, _ in net.named_modules()
-            if own.places(f"{path}.{own.values}.weight")
+            for kind, pattern in enumerate(own)
+            if (places := pattern.places(f"{path}.{pattern.values}.weight"))
         ]
 
-    def _site(self, net: nn.Module, path: str) -> Site:
-        attention: Any = net.get_submodule(path)
-        keys, values = self._rows(net, path, "keys"), self._rows(net, path, "values")
-        reader: Any = net.get_submodule(values.module)
-        heads = getattr(attention, self.heads)
-        return Site(
-            name=path,
-            part="text" if self.beside and hasattr(attention, self.beside) else "cross",
-            out=f"{path}.{self.out}",
-            keys=keys,
-            values=values,
-            heads=heads,
-            value_heads=heads,
-            head_dim=values.count // heads,
-            text_width=reader.in_features,
-            rows_axis=self.rows_axis,
-        )
+    def site(self, net: nn.Module, path: str, kind: int, places: Sequence[str]) -> Site:
+        """The site at a path, of a kind among those of the spelling."""
+        raise NotImplementedError
 
-    def _rows(self, net: nn.Module, path: str, role: Role) -> Rows:
-        own = self.names.spellings[0]
-        module = f"{path}.{own.module(role)}"
+    def rows(self, net: nn.Module, path: str, kind: int, role: Role) -> Rows:
+        """Its keys or values."""
+        pattern = self.names.spellings[0].patterns[kind]
+        module = f"{path}.{pattern.module(role)}"
         linear: Any = net.get_submodule(module)
-        total, biased = linear.out_features, linear.bias is not None
-        if not own.fused:
-            return Rows(module, 0, total, total, biased)
-        half = total // 2
-        return Rows(module, 0 if role == "keys" else half, half, total, biased)
+        total = linear.out_features
+        start, count = rows_in(pattern.layout, role, total, linear.in_features)
+        return Rows(module, start, count, total, linear.bias is not None)
 
-    def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
-        return listen_to_output(net, site, listener)
+    def listen(
+        self, net: nn.Module, sites: Sequence[Site], listener: Listener, options: dict[str, Any]
+    ) -> Callable[[], None]:
+        return listen_to_outputs(net, sites, listener)
 
     def latent(self, net: nn.Module) -> LatentGeometry:
         return self.geometry(net)
@@ -106,6 +95,8 @@ class Transformer:
         return self.size(net)
 
     def text_width(self, net: nn.Module) -> int:
+        if self.reads is not None:
+            return self.reads(net)
         entry = self.text_entry(net)
         if entry is None:
             return self.sites(net)[0].text_width
@@ -114,7 +105,15 @@ class Transformer:
         return width
 
     def edits_text(self, net: nn.Module) -> bool:
-        return not self.other_texts
+        return not self.other_texts and not self.mixes_text
+
+    def guides_itself(self, net: nn.Module) -> bool:
+        parameters = getattr(net, "params", None)
+        return bool(getattr(parameters, "guidance_embed", False))
+
+    def before_entry(self, net: nn.Module) -> nn.Module | None:
+        found = dict(net.named_modules()).get(self.norm) if self.norm else None
+        return found if isinstance(found, nn.Module) else None
 
     def text_entry(self, net: nn.Module) -> Rows | None:
         entry = self.names.spellings[0].entry
@@ -133,3 +132,38 @@ class Transformer:
 
     def in_file(self, shapes: Mapping[str, tuple[int, ...]]) -> TransformerFile | None:
         return transformer_in_file(self.names, shapes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossTransformer(Transformer):
+    """With a cross-attention in every block."""
+
+    out: str
+    """In an attention, the module whose input is h."""
+
+    heads: str
+    """In an attention, the attribute that counts heads."""
+
+    rows_axis: int = 0
+    """See `Site`."""
+
+    beside: str = ""
+    """In an attention, the values of something else whose part comes on top of the text's."""
+
+    def site(self, net: nn.Module, path: str, kind: int, places: Sequence[str]) -> Site:
+        attention: Any = net.get_submodule(path)
+        values = self.rows(net, path, kind, "values")
+        reader: Any = net.get_submodule(values.module)
+        heads = getattr(attention, self.heads)
+        return Site(
+            name=path,
+            part="text" if self.beside and hasattr(attention, self.beside) else "cross",
+            out=f"{path}.{self.out}",
+            keys=self.rows(net, path, kind, "keys"),
+            values=values,
+            heads=heads,
+            value_heads=heads,
+            head_dim=values.count // heads,
+            text_width=reader.in_features,
+            rows_axis=self.rows_axis,
+        )

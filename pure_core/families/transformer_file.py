@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..errors import ModelFileError
 from .site import FileRows, Role
@@ -15,22 +15,59 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "net."
 """What files put before the names of a diffusion model's tensors, the longest first."""
 
 
-class Spelling(NamedTuple):
-    """How files of one origin name a family's sites."""
+Layout = Literal["apart", "halves", "thirds", "first", "groups"]
+"""How keys and values lie in a linear map. apart: each is a map of its own. halves: keys, then
+values. thirds: queries, keys, values. first: the same, each as many rows as the map has columns,
+and then other things. groups: queries, as many rows as columns, then fewer keys and as many
+values."""
+
+
+def rows_in(layout: Layout, role: Role, total: int, into: int) -> tuple[int, int]:
+    """Where keys or values start in a map of `total` rows and `into` columns, and how many rows."""
+    values = role == "values"
+    if layout == "apart":
+        return 0, total
+    if layout == "halves":
+        return values * (total // 2), total // 2
+    if layout == "groups":
+        each = (total - into) // 2
+        return into + values * each, each
+    each = total // 3 if layout == "thirds" else into
+    return (1 + values) * each, each
+
+
+_HOLDS: dict[Layout, str] = {
+    "apart": "keys or values",
+    "halves": "keys and values",
+    "thirds": "queries, keys and values",
+    "first": "queries, keys and values of its width",
+    "groups": "queries of its width, keys and values",
+}
+
+
+def _fits(layout: Layout, total: int, into: int) -> bool:
+    """Whether a map of so many rows and columns is laid out like this."""
+    if layout == "first":
+        return total >= 3 * into
+    if layout == "groups":
+        return total > into and (total - into) % 2 == 0
+    return total % {"apart": 1, "halves": 2, "thirds": 3}[layout] == 0
+
+
+class Pattern(NamedTuple):
+    """How files of one origin name one kind of site."""
 
     site: str
-    """A site with `#` for a number and `*` for a word before it: 'blocks.#.cross_attn'."""
+    """With `#` for a number and `*` for a word before it: 'blocks.#.cross_attn'."""
 
     keys: str
     values: str
-    """Linear modules in it. If both are the same, its rows are those of the keys and then those of
-    the values."""
+    """Linear modules in it, the same where both are rows of one map."""
 
-    mark: str = ""
-    """Another tensor of such files, where several families name their sites alike."""
+    layout: Layout = "apart"
 
-    entry: str = ""
-    """The map through which all text enters, empty if there is none."""
+    parts: tuple[str, ...] = ()
+    """Where files have maps apart that are one in ComfyUI: its parts, in their order."""
 
     @property
     def fused(self) -> bool:
@@ -41,7 +78,7 @@ class Spelling(NamedTuple):
         return self.keys if role == "keys" else self.values
 
     def places(self, name: str) -> tuple[str, ...] | None:
-        """The words and numbers of a site of this spelling in a tensor's name; None for others."""
+        """The words and numbers of a site of this kind in a tensor's name; None for others."""
         pattern = re.escape(f"{self.site}.{self.values}.weight")
         pattern = pattern.replace(r"\#", r"(\d+)").replace("#", r"(\d+)").replace(r"\*", r"(\w*)")
         found = re.fullmatch(pattern, name)
@@ -49,8 +86,34 @@ class Spelling(NamedTuple):
 
     def named(self, places: Sequence[str]) -> str:
         """The site's name for such words and numbers."""
-        rest = list(places)
-        return re.sub(r"[#*]", lambda _: rest.pop(0), self.site)
+        return filled(self.site, places)
+
+
+def filled(pattern: str, places: Sequence[str]) -> str:
+    """A pattern with words and numbers put in."""
+    rest = list(places)
+    return re.sub(r"[#*]", lambda _: rest.pop(0), pattern)
+
+
+class Spelling(NamedTuple):
+    """How files of one origin name a family's sites."""
+
+    patterns: tuple[Pattern, ...]
+    """One for each kind of site, in the same order in all spellings."""
+
+    mark: str = ""
+    """Another tensor of such files, where several families name their sites alike."""
+
+    entry: str = ""
+    """The map through which all text enters, empty if there is none."""
+
+    def found(self, name: str) -> tuple[int, tuple[str, ...]] | None:
+        """Of a tensor with a site's values: the kind of the site, and its words and numbers."""
+        for kind, pattern in enumerate(self.patterns):
+            places = pattern.places(name)
+            if places is not None:
+                return kind, places
+        return None
 
 
 class FileNames(NamedTuple):
@@ -69,17 +132,28 @@ def transformer_in_file(
     names: FileNames, shapes: Mapping[str, tuple[int, ...]]
 ) -> TransformerFile | None:
     """The transformer of a family among a file's tensors, or None."""
+    own = names.spellings[0].patterns
     for prefix in PREFIXES:
         inside = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
         for spelling in names.spellings:
             if spelling.mark and spelling.mark not in inside:
                 continue
-            found = {name: places for name in inside if (places := spelling.places(name))}
+            found = [each for name in inside if (each := spelling.found(name))]
             if found:
-                own = names.spellings[0]
-                sites = {own.named(each): spelling.named(each) for each in found.values()}
+                sites = {own[kind].named(at): _Place(kind, at) for kind, at in found}
                 return TransformerFile(names, spelling, prefix, inside, sites)
     return None
+
+
+class _Place(NamedTuple):
+    """Which site it is."""
+
+    kind: int
+    at: tuple[str, ...]
+
+
+def _lora_name(module: str) -> str:
+    return f"lora_unet_{module}".replace(".", "_")
 
 
 @dataclass(frozen=True)
@@ -96,8 +170,8 @@ class TransformerFile:
     shapes: dict[str, tuple[int, ...]]
     """Tensor name without the prefix -> shape."""
 
-    in_this_file: dict[str, str]
-    """Site, named as ComfyUI's modules are -> its name in this file."""
+    in_this_file: dict[str, _Place]
+    """Site, named as ComfyUI's modules are -> its place."""
 
     @property
     def family(self) -> str:
@@ -113,10 +187,9 @@ class TransformerFile:
         return own if own and f"{here}.weight" in self.shapes else None
 
     def widths(self, text: bool = False) -> dict[str, int]:
-        if text and self.entry is not None:
-            return {self.entry: self._shape(self.entry, "keys", "weight", 2)[1]}
         if text:
-            return {site: self._shape(site, "keys", "weight", 2)[1] for site in self.sites}
+            sites = self.sites if self.entry is None else (self.entry,)
+            return {site: self._shape(self._name(site, "keys", "weight"), 2)[1] for site in sites}
         return {site: self.weight(site, "values").count for site in self.sites}
 
     def weight(self, site: str, role: Role) -> FileRows:
@@ -128,13 +201,18 @@ class TransformerFile:
         return self._rows(site, role, "bias", 1)
 
     def lora_rows(self, site: str, role: Role) -> FileRows:
-        own = self.names.spellings[0]
-        path = site if site == self.entry else f"{site}.{own.module(role)}"
-        module = f"lora_unet_{path}".replace(".", "_")
-        d = self.weight(site, role).count
-        if not own.fused or site == self.entry:
-            return FileRows(module, 0, d, d)
-        return FileRows(module, 0 if role == "keys" else d, d, 2 * d)
+        if site == self.entry:
+            rows = self.weight(site, role)
+            return FileRows(_lora_name(site), rows.start, rows.count, rows.total)
+        own, here = (self._pattern(each, site) for each in (self.names.spellings[0], self.spelling))
+        name = _lora_name(f"{site}.{own.module(role)}")
+        if here.fused or not own.fused:
+            rows = self.weight(site, role)
+            return FileRows(name, rows.start, rows.count, rows.total)
+        path = here.named(self.in_this_file[site].at)
+        counts = {part: self._shape(f"{path}.{part}.weight", 2)[0] for part in here.parts}
+        start = sum(counts[part] for part in here.parts[: here.parts.index(here.module(role))])
+        return FileRows(name, start, counts[here.module(role)], sum(counts.values()))
 
     def library_lora_rows(self, site: str, role: Role) -> FileRows:
         library = self.names.library
@@ -142,12 +220,12 @@ class TransformerFile:
             raise ModelFileError(
                 "The diffusers library loads no LoRA into such a model: write one for ComfyUI."
             )
-        own, d = self.names.spellings[0], self.weight(site, role).count
+        count = self.weight(site, role).count
         if site == self.entry:
-            return FileRows(f"transformer.{library.entry}", 0, d, d)
-        places = own.places(f"{site}.{own.values}.weight")
-        assert places is not None  # sites are named by it
-        return FileRows(f"transformer.{library.named(places)}.{library.module(role)}", 0, d, d)
+            return FileRows(f"transformer.{library.entry}", 0, count, count)
+        pattern = self._pattern(library, site)
+        path = f"{pattern.named(self.in_this_file[site].at)}.{pattern.module(role)}"
+        return FileRows(f"transformer.{path}", 0, count, count)
 
     def diffusers_name(self, key: str) -> str:
         raise ModelFileError(
@@ -159,33 +237,38 @@ class TransformerFile:
         self.diffusers_name("")
         raise AssertionError
 
-    def _fused(self, site: str) -> bool:
-        return self.spelling.fused and site != self.entry
+    def _pattern(self, spelling: Spelling, site: str) -> Pattern:
+        return spelling.patterns[self.in_this_file[site].kind]
 
     def _name(self, site: str, role: Role, end: str) -> str:
         if site == self.entry:
             return f"{self.spelling.entry}.{end}"
-        return f"{self.in_this_file[site]}.{self.spelling.module(role)}.{end}"
+        pattern = self._pattern(self.spelling, site)
+        return f"{pattern.named(self.in_this_file[site].at)}.{pattern.module(role)}.{end}"
 
-    def _shape(self, site: str, role: Role, end: str, axes: int) -> tuple[int, ...]:
-        name = self._name(site, role, end)
+    def _shape(self, name: str, axes: int) -> tuple[int, ...]:
         if name not in self.shapes:
             raise ModelFileError(
                 f"The file has no tensor '{self.prefix}{name}', which was to be edited."
             )
-        fused = self._fused(site)
-        if len(shape := self.shapes[name]) != axes or (fused and shape[0] % 2):
+        if len(shape := self.shapes[name]) != axes:
             raise ModelFileError(
                 f"The file's tensor '{self.prefix}{name}' is not what attention has there: "
-                f"expected {axes} axes{', the first even' if fused else ''}, got "
-                f"the shape {shape}."
+                f"expected {axes} axes, got the shape {shape}."
             )
         return shape
 
     def _rows(self, site: str, role: Role, end: str, axes: int) -> FileRows:
-        total = self._shape(site, role, end, axes)[0]
-        name = self.prefix + self._name(site, role, end)
-        if not self._fused(site):
-            return FileRows(name, 0, total, total)
-        half = total // 2
-        return FileRows(name, 0 if role == "keys" else half, half, total)
+        name = self._name(site, role, end)
+        total = self._shape(name, axes)[0]
+        if site == self.entry:
+            return FileRows(self.prefix + name, 0, total, total)
+        layout = self._pattern(self.spelling, site).layout
+        rows, into = self._shape(self._name(site, role, "weight"), 2)
+        start, count = rows_in(layout, role, rows, into)
+        if total != rows or not _fits(layout, rows, into):
+            raise ModelFileError(
+                f"The file's tensor '{self.prefix}{name}' is not what attention has there: its "
+                f"shape {self.shapes[name]} cannot hold {_HOLDS[layout]}."
+            )
+        return FileRows(self.prefix + name, start, count, total)

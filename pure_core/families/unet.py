@@ -8,7 +8,7 @@ input of `to_out`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelFileError
-from .site import FileRows, LatentGeometry, Role, Rows, Site, listen_to_output
+from .site import FileRows, LatentGeometry, Listener, Masks, Role, Rows, Site, listen_to_outputs
 from .unet_names import CLIP_L_WIDTH, XL_WIDTH, UNetNames
 
 PROJECTIONS: dict[Role, str] = {"keys": "to_k", "values": "to_v"}
@@ -43,8 +43,8 @@ class UNet:
         "middle": "middle_block",
         "output": "output_block",
     }
-    listen = staticmethod(listen_to_output)
     keys_are_linear = True
+    masks: Masks = "each"
     other_texts = ()
 
     def has(self, net: nn.Module) -> bool:
@@ -57,6 +57,11 @@ class UNet:
             if _is_attention(module)
             and _reads_text(name, module.to_k.in_features, module.to_q.in_features)
         ]
+
+    def listen(
+        self, net: nn.Module, sites: Sequence[Site], listener: Listener, options: dict[str, Any]
+    ) -> Callable[[], None]:
+        return listen_to_outputs(net, sites, listener)
 
     def latent(self, net: nn.Module) -> LatentGeometry:
         return LatentGeometry(channels=4, pixels_per_cell=8)
@@ -76,6 +81,12 @@ class UNet:
 
     def edits_text(self, net: nn.Module) -> bool:
         return True
+
+    def before_entry(self, net: nn.Module) -> nn.Module | None:
+        return None
+
+    def guides_itself(self, net: nn.Module) -> bool:
+        return False
 
     def text_entry(self, net: nn.Module) -> None:
         return None

@@ -7,21 +7,20 @@ edited. What they put out comes on top of the text's part, so there h is the tex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .site import LatentGeometry, Listener, Site
-from .transformer import Transformer
-from .transformer_file import FileNames, Spelling
+from .transformer import CrossTransformer
+from .transformer_file import FileNames, Pattern, Spelling
 
-OWN = Spelling("*blocks.#.cross_attn", "k", "v", entry="text_embedding.0")
+OWN = Spelling((Pattern("*blocks.#.cross_attn", "k", "v"),), entry="text_embedding.0")
 LIBRARY = Spelling(
-    "*blocks.#.attn2",
-    "to_k",
-    "to_v",
+    (Pattern("*blocks.#.attn2", "to_k", "to_v"),),
     mark="condition_embedder.text_embedder.linear_1.weight",
     entry="condition_embedder.text_embedder.linear_1",
 )
@@ -51,27 +50,36 @@ def size(net: Any) -> int:
     return LARGE_SIZE if net.out_dim == FIVE_BILLION_CHANNELS else SIZE
 
 
-class Wan(Transformer):
+class Wan(CrossTransformer):
     """The family, with a listener for models that read pictures as well."""
 
-    def listen(self, net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
-        if site.part == "text":
-            return listen_to_text_part(net.get_submodule(site.name), listener)
-        return super().listen(net, site, listener)
+    def listen(
+        self, net: nn.Module, sites: Sequence[Site], listener: Listener, options: dict[str, Any]
+    ) -> Callable[[], None]:
+        with ExitStack() as stops:
+            cross = [site for site in sites if site.part == "cross"]
+            stops.callback(super().listen(net, cross, listener, options))
+            for site in sites:
+                if site.part == "text":
+                    stops.callback(listen_to_text_part(net, site, listener))
+            return stops.pop_all().close
 
 
-def listen_to_text_part(attention: Any, listener: Listener) -> Callable[[], None]:
+def listen_to_text_part(net: nn.Module, site: Site, listener: Listener) -> Callable[[], None]:
     """Before every run, run the attention once more with the pictures' values zero.
 
     The output is linear in the values, so what is left is the text's part.
     """
+    attention: Any = net.get_submodule(site.name)
     running = False
 
     def zero(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
         return torch.zeros_like(out)
 
     def hear(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        listener(inputs[0])
+        rows = listener.rows(site.name, len(inputs[0]))
+        if rows is not None:
+            listener.hear(site.name, inputs[0][rows])
 
     def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal running

@@ -1,4 +1,4 @@
-"""Every transformer family with a cross-attention of its own, small and with random weights.
+"""Every transformer family, small and with random weights.
 
 All is built by ComfyUI's own classes, with the same parts as the full size and few channels. The
 text is made up as the vectors that an encoder would give: what a text encoder does is not at stake.
@@ -6,8 +6,8 @@ text is made up as the vectors that an encoder would give: what a text encoder d
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import os
+from typing import Any
 
 import torch
 from comfyui_pure.nodes.host.conditioning import Encoded
@@ -18,36 +18,11 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.pixart_t5 import PixArtTokenizer, pixart_te
+from testbed.comfy.joint import JOINT
+from testbed.comfy.kind import TEXT, TOKENS, Kind
 
 CPU = torch.device("cpu")
-TOKENS, TEXT = 7, 48
-
-
-class Kind(NamedTuple):
-    """A kind of transformer."""
-
-    family: str
-    """As the plugin calls it."""
-
-    config: str
-    """The class of comfy.supported_models, which 0.3.75 may not have."""
-
-    net: dict[str, Any]
-    """What the diffusion model is built with."""
-
-    sites: int
-
-    size: int = 64
-    """Pixels."""
-
-    width: int = TEXT
-    """Of text vectors."""
-
-    tokens: int = TOKENS
-    """Of a prompt."""
-
-    beside: Callable[[torch.Generator], dict[str, Any]] = lambda _: {}
-    """What the text encoder gives beside the vectors."""
+OLD = os.environ["PURE_COMFY_VERSION"] == "0.3.75"
 
 
 COSMOS = {
@@ -297,7 +272,10 @@ VARIANTS = {
 }
 """Further kinds, which differ in what else they read."""
 
-ALL = KINDS | VARIANTS
+CROSS = KINDS | VARIANTS
+"""All with a cross-attention."""
+
+ALL = CROSS | JOINT
 
 
 def no_such(name: str) -> str:
@@ -307,7 +285,7 @@ def no_such(name: str) -> str:
 
 def missing(kind: Kind) -> str:
     """The same of a kind in hand."""
-    known = hasattr(comfy.supported_models, kind.config)
+    known = hasattr(comfy.supported_models, kind.config) and not (kind.new and OLD)
     return "" if known else f"this ComfyUI has no {kind.config}"
 
 
@@ -341,7 +319,11 @@ def built(
     **change: Any,
 ) -> BaseModel:
     """The model as ComfyUI makes it before it loads weights: they hold whatever was in memory."""
-    config = getattr(comfy.supported_models, kind.config)({**kind.net, **change, "dtype": dtype})
+    net = {**kind.net, **change, "dtype": dtype}
+    if OLD:
+        net = {name: each for name, each in net.items() if name not in kind.newer}
+    config = getattr(comfy.supported_models, kind.config)(dict(net))
+    config.unet_config |= net  # what there is one size of
     config.set_inference_dtype(dtype, computed_in)
     return config.get_model({}, "", device=device)
 
@@ -358,6 +340,9 @@ def randomise(net: torch.nn.Module, seed: int) -> None:
             each.copy_(1 + 0.3 * drawn)
         else:
             each.copy_(0.3 * drawn)
+    for name, each in net.named_buffers():
+        if "pos_embed" in name:
+            each.copy_(0.3 * torch.randn(each.shape, generator=random))
 
 
 def encoded(name: str, prompts: int, seed: int = 0) -> list[Encoded]:

@@ -1,12 +1,13 @@
-"""Trains the two models from nothing, stage by stage, and writes their compact weights.
+"""Trains the models from nothing, stage by stage, and writes their compact weights.
 
     PURE_COMFY_PATH=<a ComfyUI folder> python -m testbed.pictures.train --work FOLDER --stage STAGE
 
 Stages, in the order in which they need one another: begin (from the compact weights that there are,
 if training is to go on where somebody else's ended); data; judge, taesd and vae (the two
-autoencoders); text; unet and wan (the two models); taesd-decoder and vae-decoder (their decoders
-once more); export. Each saves its state every few minutes in FOLDER and goes on from there when
-started again. Seeds are fixed; results differ between kinds of hardware only by rounding.
+autoencoders); text; unet and wan; taesd-decoder and vae-decoder (their decoders once more); sd3 and
+hunyuan, which learn from wan as well as from the pictures; export. Each saves its state every few
+minutes in FOLDER and goes on from there when started again. Seeds are fixed; results differ between
+kinds of hardware only by rounding.
 """
 
 from __future__ import annotations
@@ -32,17 +33,19 @@ from testbed.world.run import Data, Run, autocast, part
 from . import vae
 from .captions import Caption, caption
 from .data import STRANGE_SCENES, TEST_SCENES, TRAIN_SCENES, make_data
+from .hunyuan import HunyuanVideo
 from .judge import CLASSES, labels, new_judge
 from .scene import Scene
+from .sd3 import SD3
 from .wan import Wan
 from .words import END, known_tokens, rows
 
 STAGES = (
     *("begin", "data", "judge", "taesd", "vae", "text", "unet", "wan"),
-    *("taesd-decoder", "vae-decoder", "export"),
+    *("taesd-decoder", "vae-decoder", "sd3", "hunyuan", "export"),
 )
 STEPS = {"judge": 2000, "taesd": 6000, "vae": 1200, "text": 700, "unet": 8000, "wan": 8000}
-STEPS |= {"taesd-decoder": 1000, "vae-decoder": 2000}
+STEPS |= {"taesd-decoder": 1000, "vae-decoder": 2000, "sd3": 8000, "hunyuan": 8000}
 SHORT = 40
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAST = torch.channels_last
@@ -249,8 +252,7 @@ def encode(work: Path, data: Data[Scene], name: str) -> None:
     if captions.exists():
         return
     text = finished(work, "text").text
-    rng = Random("captions")
-    texts = [caption(scene, rng).text for scene in data.scenes[:TRAIN_SCENES]] + [""]
+    texts = [*_texts(data.scenes), ""]
     partial = work / "captions.partial.npy"
     kept = np.lib.format.open_memmap(
         partial, mode="w+", dtype=np.float16, shape=(len(texts), TOKENS, TEXT_NARROW)
@@ -264,23 +266,50 @@ def encode(work: Path, data: Data[Scene], name: str) -> None:
     partial.replace(captions)
 
 
+def _texts(scenes: list[Scene]) -> list[str]:
+    """One caption of each training picture."""
+    rng = Random("captions")
+    return [caption(scene, rng).text for scene in scenes[:TRAIN_SCENES]]
+
+
 class Pairs:
     """Captions with pictures that they fit: of the same concept, hand and background."""
 
     def __init__(self, work: Path, data: Data[Scene], name: str) -> None:
         self.latents = load_file(work / f"latents-{name}.safetensors")["latents"]
         self.captions = np.load(work / "captions.npy", mmap_mode="r")
+        self.scenes = data.scenes[:TRAIN_SCENES]
         alike: dict[Scene, list[int]] = {}
         for i, scene in enumerate(data.scenes[:TRAIN_SCENES]):
             alike.setdefault(scene, []).append(i)
         self.alike = [np.array(alike[scene]) for scene in data.scenes[:TRAIN_SCENES]]
 
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each caption, with start and end."""
+        found = _texts(self.scenes)
+        ends = rows(found, known_tokens()) == known_tokens().index(END)
+        return ends.int().argmax(dim=1).numpy() + 1
+
     def draw(self, rng: np.random.Generator, texts: int, copies: int) -> tuple[Tensor, Tensor]:
         """Captions (texts, 77, 192) and latents (texts * copies, c, 8, 8); a tenth is empty."""
-        index = rng.integers(0, TRAIN_SCENES, texts)
+        return self._read(rng.integers(0, TRAIN_SCENES, texts), rng, copies)
+
+    def draw_alike(self, rng: np.random.Generator, texts: int) -> tuple[Tensor, Tensor, int]:
+        """The same of captions of about the same length, and where the longest of them ends."""
+        several = 8
+        index = rng.integers(0, TRAIN_SCENES, several * texts)
+        order = index[np.argsort(self.lengths[index], kind="stable")]
+        index = order.reshape(several, texts)[rng.integers(several)]
+        tokens = int(self.lengths[index].max())
+        return (*self._read(index, rng, 1), tokens)
+
+    def _read(
+        self, index: np.ndarray, rng: np.random.Generator, copies: int
+    ) -> tuple[Tensor, Tensor]:
         pictures = np.concatenate([rng.choice(self.alike[i], copies) for i in index])
-        index[rng.random(texts) < 0.1] = TRAIN_SCENES
-        captions = torch.from_numpy(self.captions[index]).to(DEVICE).float()
+        said = np.where(rng.random(len(index)) < 0.1, TRAIN_SCENES, index)
+        captions = torch.from_numpy(self.captions[said]).to(DEVICE).float()
         return captions, self.latents[pictures].to(DEVICE)
 
 
@@ -347,6 +376,44 @@ def train_wan(work: Path, data: Data[Scene], steps: int) -> Run:
     return run
 
 
+def train_joint(work: Path, data: Data[Scene], steps: int, name: str) -> Run:
+    """A transformer whose text and picture share one attention, in Wan's latents.
+
+    All tokens of a text pass all blocks with every picture, so most steps read captions of about
+    the same length up to their end, and only a tenth, and the last fifth of all, all 77 tokens. The
+    flow to predict is partly what Wan predicts of the same: unlike the picture it is the mean over
+    all pictures that fit, so that far fewer steps do.
+    """
+    encode(work, data, "vae")
+    pairs = Pairs(work, data, "vae")
+    mean, deviation = latent_scale(pairs.latents)
+    pairs.latents = (pairs.latents - mean) / deviation
+    teacher, norm = finished(work, "wan"), finished(work, "text").text.final_layer_norm
+    run = Run(name, work, MODULES[name]().to(DEVICE), steps, 1e-3)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
+        done = run.step / run.steps
+        if done < 0.8 and rng.random() < 0.9:
+            raw, clean, tokens = pairs.draw_alike(rng, 32)
+        else:
+            (raw, clean), tokens = pairs.draw(rng, 32, 1), TOKENS
+        noise = torch.randn_like(clean)
+        time = torch.sigmoid(torch.randn(len(clean), device=DEVICE) + 0.3)
+        uniform, chance = torch.rand(2, len(clean), device=DEVICE)
+        time = torch.where(chance < 0.2, uniform, time)
+        noisy = torch.lerp(clean, noise, time.view(-1, 1, 1, 1))
+        with autocast(DEVICE):
+            with torch.no_grad():
+                taught = teacher(noisy, 1000 * time, raw).float()
+            said = (norm(raw) if name == "hunyuan" else raw)[:, :tokens]
+            flow = run.module(noisy, 1000 * time, said)
+        target = torch.lerp(noise - clean, taught, 0.9 - 0.6 * done)
+        return (flow.float() - target).square().mean()
+
+    run.train(loss_of)
+    return run
+
+
 def export(work: Path, folder: Path) -> None:
     """Write the compact float16 weights of everything that there is."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -396,6 +463,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "text": Reader,
     "unet": UNet,
     "wan": Wan,
+    "sd3": SD3,
+    "hunyuan": HunyuanVideo,
 }
 
 TRAININGS: dict[str, Callable[[Path, Data[Scene], int], Run]] = {
@@ -407,6 +476,8 @@ TRAININGS: dict[str, Callable[[Path, Data[Scene], int], Run]] = {
     "wan": train_wan,
     "taesd-decoder": functools.partial(refine_decoder, name="taesd"),
     "vae-decoder": functools.partial(refine_decoder, name="vae"),
+    "sd3": functools.partial(train_joint, name="sd3"),
+    "hunyuan": functools.partial(train_joint, name="hunyuan"),
 }
 
 

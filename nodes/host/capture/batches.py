@@ -33,7 +33,7 @@ def batches(encoded: Sequence[Encoded], latents: int, size: int) -> list[list[Ro
     for shape in sorted(tokens, key=lambda shape: (tokens[shape], shape)):
         anchors = [index for index, each in enumerate(encoded) if each.shape == shape]
         rows = [Row(anchor, latent) for anchor in anchors for latent in range(latents)]
-        count = math.ceil(len(rows) / size)
+        count = math.ceil(len(rows) / (1 if encoded[anchors[0]].alone else size))
         even = math.ceil(len(rows) / count)
         found += [rows[start : start + even] for start in range(0, len(rows), even)]
     return found

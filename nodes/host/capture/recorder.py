@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -83,21 +83,25 @@ class Recorder:
         start = cond_or_uncond.index(0) * self._batch
         return Window(due[0], start, self._batch, len(cond_or_uncond) * self._batch)
 
-    def hear(self, site: str, h: Tensor) -> None:
-        """One site's h of the model call under way, (rows, positions, d)."""
+    def rows(self, site: str, total: int) -> slice | None:
+        """The conditional rows of the model call under way, or None if it is not recorded."""
         window = self._window
         if window is None:
-            return
+            return None
         if (site, window.step) in self._rows:
             raise CaptureError(f"model: layer {site} ran twice in one model call. {IN_PIECES}")
-        if h.shape[0] != window.total:
+        if total != window.total:
             raise CaptureError(
-                f"model: layer {site} was run with {h.shape[0]} rows, expected "
+                f"model: layer {site} was run with {total} rows, expected "
                 f"{window.total}. A patch upstream splits or repeats the batch: capture before it; "
                 "or the model makes videos, whose frames cannot be captured as prompts."
             )
-        rows = h[window.start : window.start + window.rows]
-        self._rows[site, window.step] = self._grid.pool(rows, site)
+        return slice(window.start, window.start + window.rows)
+
+    def hear(self, site: str, h: Tensor) -> None:
+        """One site's h of these rows, (rows, positions, d)."""
+        assert self._window is not None
+        self._rows[site, self._window.step] = self._grid.pool(h, site)
 
     def finish(self) -> dict[tuple[str, int], Pooled]:
         """(site, step) -> the averaged rows.
@@ -135,7 +139,9 @@ def recording(recorder: Recorder, model: ModelPatcher) -> Iterator[ModelPatcher]
     inner = recorded.model_options.get("model_function_wrapper")
     recorded.set_model_unet_function_wrapper(partial(recorder.call_model, inner))
     family, net = recorder.sites.family, recorder.sites.net
-    with ExitStack() as listeners:
-        for site in recorder.sites.sites:
-            listeners.callback(family.listen(net, site, partial(recorder.hear, site.name)))
+    options = recorded.model_options.setdefault("transformer_options", {})
+    stop = family.listen(net, recorder.sites.sites, recorder, options)
+    try:
         yield recorded
+    finally:
+        stop()

@@ -36,6 +36,8 @@ def for_model(trajectory: Trajectory, model: ModelPatcher, sites: Sites) -> Traj
     """
     velocity = model.model.model_type == ModelType.V_PREDICTION
     resolved = trajectory.resolved(sites.family.usual_size(sites.net, velocity))
+    if sites.family.guides_itself(sites.net):
+        resolved = resolved._replace(cfg=1.0)
     resolved.check()
     geometry = sites.family.latent(sites.net)
     multiple, least = geometry.multiple, max(geometry.multiple, geometry.least_pixels)

@@ -1,0 +1,35 @@
+"""Lumina 2 and Z-Image: one stream in all blocks, and a refiner of the text before.
+
+Z-Image fills text and picture up with learned tokens. Lumina's queries share keys and values in
+groups.
+"""
+
+from __future__ import annotations
+
+from .joint import JointTransformer, Kind, Stream
+from .site import LatentGeometry
+from .transformer_file import FileNames, Pattern, Spelling
+
+ENTRY = "cap_embedder.1"
+OWN = Spelling(
+    (Pattern("layers.#.attention", "qkv", "qkv", "groups"),),
+    mark="cap_embedder.1.weight",
+    entry=ENTRY,
+)
+LIBRARY = Spelling(
+    (Pattern("layers.#.attention", "to_k", "to_v", parts=("to_q", "to_k", "to_v")),),
+    mark="cap_embedder.1.weight",
+    entry=ENTRY,
+)
+
+FAMILY = JointTransformer(
+    name="lumina2",
+    models="Lumina 2 and Z-Image",
+    classes=("NextDiT",),
+    names=FileNames("lumina2", (OWN, LIBRARY), LIBRARY),
+    kinds=(Kind("all", "layers.#.attention.out", "n_local_heads", "n_local_kv_heads"),),
+    stream=Stream("context_refiner.-1", None, "layers.0"),
+    norm="cap_embedder.0",
+    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, patch=2),
+    size=lambda net: 1024,
+)
