@@ -32,6 +32,13 @@ ROLES: dict[Edit, tuple[Role, ...]] = {
 }
 """What is edited -> the roles of the projections that it means."""
 
+AtShared = Literal["left alone", "in the weights", "while sampling"]
+"""What is done where text and picture share their projections. left alone: nothing. in the weights:
+the values of both are multiplied by E. while sampling: those of the text alone are, which no weight
+can do, so it cannot be exported."""
+
+AT_SHARED: tuple[AtShared, ...] = get_args(AtShared)
+
 Space = Literal["activations", "text"]
 """What E multiplies. activations: the layer's outputs h, W <- E W. text: the text encoder's
 vectors c before the layer reads them, W <- W E."""
@@ -339,7 +346,12 @@ class Eraser:
     edit: Edit | None = None
     """Which projections to edit; None for those that the method edits."""
 
+    at_shared: AtShared | None = None
+    """What to do where text and picture share their projections; None for the usual."""
+
     def __post_init__(self) -> None:
+        if self.at_shared is not None:
+            require_one_of("shared", self.at_shared, AT_SHARED, EraserError)
         if not math.isfinite(self.strength):
             raise EraserError(f"strength: expected a number, got {self.strength}.")
         if self.edit is not None:
@@ -399,9 +411,16 @@ class Eraser:
             digest.update(layer.proj_right.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def applied(self, strength: float = 1.0, edit: Edit | None = None) -> Eraser:
-        """The same at a multiple of its strength, and editing other projections if asked to."""
-        return replace(self, strength=self.strength * strength, edit=edit or self.edit)
+    def applied(
+        self, strength: float = 1.0, edit: Edit | None = None, at_shared: AtShared | None = None
+    ) -> Eraser:
+        """The same at a multiple of its strength, and editing otherwise if asked to."""
+        return replace(
+            self,
+            strength=self.strength * strength,
+            edit=edit or self.edit,
+            at_shared=at_shared or self.at_shared,
+        )
 
     def limited(self, max_rank: int) -> Eraser:
         """At most `max_rank` directions a layer, or a head, those in which the rows change most.

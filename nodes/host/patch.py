@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.weight_adapter import WeightAdapterBase
 from torch import Tensor
 
-from ...pure_core.eraser import EDITS, Edit, Eraser, LayerEraser, Space
+from ...pure_core.eraser import AT_SHARED, EDITS, AtShared, Edit, Eraser, LayerEraser, Space
 from ...pure_core.errors import require_one_of
 from .sites import (
     PREFIX,
@@ -25,11 +25,19 @@ from .sites import (
     patch_keys,
     tensor_of,
 )
+from .while_sampling import erase_while_sampling
 
 AS_FITTED = "as fitted"
 
 CHOICES = (AS_FITTED, *EDITS)
 """What `PURE_Patch` and the saving nodes may be asked to edit."""
+
+USUAL = "usual"
+
+SHARED_CHOICES = (USUAL, *AT_SHARED)
+"""What they may be asked to do where text and picture share their projections."""
+
+USUALLY: AtShared = "while sampling"
 
 ROUNDING_SAMPLES = 8
 """Weights on which rounding is measured."""
@@ -105,6 +113,16 @@ def chosen_edit(edit: str) -> Edit | None:
     return next((each for each in EDITS if each == edit), None)
 
 
+def chosen_at_shared(shared: str) -> AtShared | None:
+    """What the widget `shared` says: None for the usual.
+
+    Raises:
+        PureError: a choice that there is not.
+    """
+    require_one_of("shared", shared, SHARED_CHOICES)
+    return next((each for each in AT_SHARED if each == shared), None)
+
+
 def patch(model: ModelPatcher, eraser: Eraser) -> Patched:
     """A clone of the model with the concept erased, at the eraser's strength.
 
@@ -114,10 +132,12 @@ def patch(model: ModelPatcher, eraser: Eraser) -> Patched:
     sites = Sites.of(model)
     require_same_architecture(model, sites, eraser)
     sites.require_plain_weights()
-    adapters = _adapters(sites, eraser)
+    adapters, shared = _adapters(sites, eraser), _at_shared(sites, eraser)
     patched = model.clone()
-    if eraser.strength == 0 or not adapters:
+    if eraser.strength == 0 or not (adapters or shared.layers):
         return Patched(patched, _nothing(eraser))
+    if shared.layers:
+        erase_while_sampling(patched, sites, shared.layers)
     refused = adapters.keys() - set(patched.add_patches(adapters, eraser.strength))
     if refused:
         raise ModelError(
@@ -126,7 +146,40 @@ def patch(model: ModelPatcher, eraser: Eraser) -> Patched:
         )
     before = sum(tensor_of(key) in model.patches for key in adapters)
     _log(model, eraser, len(adapters), before)
-    return Patched(patched, _summary(model, eraser, adapters, before))
+    return Patched(patched, _summary(model, eraser, adapters, before, shared))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What becomes of the sites whose projections text and picture share."""
+
+    layers: dict[str, LayerEraser]
+    """Those that are erased while sampling, at the eraser's strength."""
+
+    summary: str
+
+
+def _at_shared(sites: Sites, eraser: Eraser) -> _Shared:
+    every = {name: layer for name, layer in eraser.layers.items() if sites.family.shares(name)}
+    if not every:
+        return _Shared({}, "")
+    how = eraser.at_shared or USUALLY
+    start = f"In {len(every)} of {len(eraser.layers)} layers text and picture share their weights: "
+    if how == "left alone":
+        return _Shared({}, f"{start}they are left alone.")
+    if how == "in the weights":
+        return _Shared({}, f"{start}the weights are edited, for both.")
+    if eraser.roles != ("values",):
+        raise ModelError(
+            f"edit: expected 'values', got '{eraser.edited}'. While sampling the text's values are "
+            "erased, not its keys; for both choose to edit shared layers in the weights."
+        )
+    layers = {
+        name: layer.to("cpu", torch.float32).scaled(eraser.strength)
+        for name, layer in every.items()
+        if layer.rank
+    }
+    return _Shared(layers, f"{start}the text's values are erased while sampling.")
 
 
 def _nothing(eraser: Eraser) -> str:
@@ -136,7 +189,11 @@ def _nothing(eraser: Eraser) -> str:
 
 
 def _summary(
-    model: ModelPatcher, eraser: Eraser, adapters: dict[PatchKey, EraserAdapter], before: int
+    model: ModelPatcher,
+    eraser: Eraser,
+    adapters: dict[PatchKey, EraserAdapter],
+    before: int,
+    shared: _Shared,
 ) -> str:
     layers = [layer for layer in eraser.layers.values() if layer.rank]
     ranks = [layer.rank for layer in layers]
@@ -146,7 +203,8 @@ def _summary(
         f"{before} of these weights were patched before (LoRA, merge or eraser), which is erased "
         "too. What patches them later is not erased: put this last.",
         BYPASS if model.injections else "",
-        rounding(model, adapters, eraser.strength),
+        shared.summary,
+        rounding(model, adapters, eraser.strength) if adapters else "",
     ]
     return " ".join(line for line in lines if line)
 
@@ -157,6 +215,8 @@ def _adapters(sites: Sites, eraser: Eraser) -> dict[PatchKey, EraserAdapter]:
     adapter = TextEraserAdapter if on_text else EraserAdapter
     adapters: dict[PatchKey, EraserAdapter] = {}
     for name, factors in eraser.to("cpu", torch.float32).layers.items():
+        if sites.family.shares(name) and (eraser.at_shared or USUALLY) != "in the weights":
+            continue
         for rows in sites.rows(name, eraser.roles) if factors.rank else ():
             for key in patch_keys(rows, on_text):
                 weights = [factors.proj_left, factors.proj_right]

@@ -12,7 +12,18 @@ from pkgutil import iter_modules
 from torch import nn
 
 from ..errors import ModelFileError
-from .site import ROLES, Family, FileRows, LatentGeometry, Masks, ModelFile, Role, Rows, Site
+from .site import (
+    ROLES,
+    Family,
+    FileRows,
+    LatentGeometry,
+    Masks,
+    ModelFile,
+    Role,
+    Rows,
+    Site,
+    Stream,
+)
 
 __all__ = [
     "FAMILIES",
@@ -25,6 +36,7 @@ __all__ = [
     "Role",
     "Rows",
     "Site",
+    "Stream",
     "family_named",
     "family_of",
     "model_in_file",

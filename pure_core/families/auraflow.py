@@ -5,8 +5,8 @@ Eight learned tokens stand before the text. They go through its projections, so 
 
 from __future__ import annotations
 
-from .joint import JointTransformer, Kind, Stream
-from .site import LatentGeometry
+from .joint import JointTransformer, Kind
+from .site import LatentGeometry, Stream
 from .transformer_file import FileNames, Pattern, Spelling
 
 OWN = Spelling(

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .joint import JointTransformer, Kind, Stream, TextPlace
-from .site import LatentGeometry, Listener, Site
+from .joint import JointTransformer, Kind, TextPlace
+from .site import LatentGeometry, Listener, Site, Stream
 from .transformer_file import FileNames, Pattern, Spelling
 
 OWN = Spelling(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .joint import JointTransformer, Kind, Stream
-from .site import LatentGeometry
+from .joint import JointTransformer, Kind
+from .site import LatentGeometry, Stream
 from .transformer_file import FileNames, Pattern, Spelling
 
 DOUBLE, SINGLE = "double_blocks.#", "single_blocks.#"

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from .site import Listener, Part, Site
+from .site import Listener, Part, Site, Stream
 from .transformer import Transformer
 from .transformer_file import filled
 
@@ -45,24 +45,6 @@ class Kind(NamedTuple):
     """That of keys and values, if they have fewer."""
 
 
-class Stream(NamedTuple):
-    """Where text and picture become one stream. Paths may have -1 for the last of a list."""
-
-    source: str
-    """Module that puts out the tokens of one of them as they go in."""
-
-    index: int | None
-    """Which of its outputs they are; None if it has one."""
-
-    into: str
-    """First block that takes both."""
-
-    who: Literal["text", "picture"] = "text"
-
-    moved: bool = False
-    """Whether a vector is added on the way, the same for all of its tokens."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class JointTransformer(Transformer):
     """See `Family`."""
@@ -71,6 +53,14 @@ class JointTransformer(Transformer):
 
     stream: Stream | None = None
     """None without blocks of one stream."""
+
+    def shares(self, site: str) -> bool:
+        own = self.names.spellings[0].patterns
+        found = (pattern.places(f"{site}.{pattern.values}.weight") for pattern in own)
+        return any(
+            places is not None and kind.part == "all"
+            for kind, places in zip(self.kinds, found, strict=True)
+        )
 
     def site(self, net: nn.Module, path: str, kind: int, places: Sequence[str]) -> Site:
         about, module = self.kinds[kind], net.get_submodule(path)
@@ -248,7 +238,7 @@ class TextPlace:
         same = same_but_moved if stream.moved else torch.equal
 
         def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
-            self._tokens = out if stream.index is None else out[stream.index]
+            self._tokens = out if stream.output is None else out[stream.output]
 
         def find(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             own, self._tokens, self._found = self._tokens, None, None
@@ -319,7 +309,8 @@ def others(text: slice, tokens: int) -> slice:
 
 def module_at(net: nn.Module, path: str) -> nn.Module:
     """A module by a path in which -1 is the last of a list."""
-    module: Any = net
+    found: Any = net
     for name in path.split("."):
-        module = module[int(name)] if name.lstrip("-").isdigit() else getattr(module, name)
+        found = found[int(name)] if name.lstrip("-").isdigit() else getattr(found, name)
+    module: nn.Module = found
     return module

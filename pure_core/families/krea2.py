@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .joint import JointTransformer, Kind, Stream
-from .site import LatentGeometry
+from .joint import JointTransformer, Kind
+from .site import LatentGeometry, Stream
 from .transformer_file import FileNames, Pattern, Spelling
 
 OWN = Spelling((Pattern("blocks.#.attn", "wk", "wv"),), mark="txtmlp.1.weight", entry="txtmlp.1")

@@ -6,8 +6,8 @@ groups.
 
 from __future__ import annotations
 
-from .joint import JointTransformer, Kind, Stream
-from .site import LatentGeometry
+from .joint import JointTransformer, Kind
+from .site import LatentGeometry, Stream
 from .transformer_file import FileNames, Pattern, Spelling
 
 ENTRY = "cap_embedder.1"

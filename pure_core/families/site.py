@@ -107,6 +107,24 @@ Masks = Literal["each", "same", "alone"]
 for a whole batch. alone: a prompt with a mask runs by itself."""
 
 
+class Stream(NamedTuple):
+    """Where text and picture become one stream. Paths may have -1 for the last of a list."""
+
+    source: str
+    """Module that puts out the tokens of one of them as they go in."""
+
+    output: int | None
+    """Which of its outputs they are; None if it has one."""
+
+    into: str
+    """First block that takes both."""
+
+    who: Literal["text", "picture"] = "text"
+
+    moved: bool = False
+    """Whether a vector is added on the way, the same for all of its tokens."""
+
+
 class LatentGeometry(NamedTuple):
     """How pictures and latents are related."""
 
@@ -265,6 +283,13 @@ class Family(Protocol):
 
         It has to be there.
         """
+
+    def shares(self, site: str) -> bool:
+        """Whether text and picture share the projections of a site."""
+
+    @property
+    def stream(self) -> Stream | None:
+        """Where the text can be found in the stream of shared sites; None if there are none."""
 
     @property
     def masks(self) -> Masks:

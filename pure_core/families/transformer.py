@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from .site import LatentGeometry, Listener, Masks, Role, Rows, Site, listen_to_outputs
+from .site import LatentGeometry, Listener, Masks, Role, Rows, Site, Stream, listen_to_outputs
 from .transformer_file import FileNames, TransformerFile, rows_in, transformer_in_file
 
 Of = Callable[[Any], int]
@@ -56,6 +56,11 @@ class Transformer:
     """Path of a norm that the text encoder's vectors pass right before the entry."""
 
     blocks: Mapping[str, str] = field(default_factory=lambda: {"all": ""})
+
+    stream: Stream | None = field(default=None, init=False)
+
+    def shares(self, site: str) -> bool:
+        return False
 
     def has(self, net: nn.Module) -> bool:
         known = any(each.__name__ in self.classes for each in type(net).__mro__)

@@ -45,6 +45,7 @@ class UNet:
     }
     keys_are_linear = True
     masks: Masks = "each"
+    stream = None
     other_texts = ()
 
     def has(self, net: nn.Module) -> bool:
@@ -84,6 +85,9 @@ class UNet:
 
     def before_entry(self, net: nn.Module) -> nn.Module | None:
         return None
+
+    def shares(self, site: str) -> bool:
+        return False
 
     def guides_itself(self, net: nn.Module) -> bool:
         return False

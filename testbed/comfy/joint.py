@@ -13,6 +13,10 @@ def _pooled(random: torch.Generator) -> dict[str, Any]:
     return {"pooled_output": torch.randn(1, 32, generator=random)}
 
 
+def _no_pooled(_: torch.Generator) -> dict[str, Any]:
+    return {"pooled_output": None}
+
+
 def _one_mask(_: torch.Generator) -> dict[str, Any]:
     return {"attention_mask": torch.ones(1, TOKENS, dtype=torch.long)}
 
@@ -339,8 +343,8 @@ JOINT = {
         beside=_pooled,
     ),
     "Flux.1": Kind("flux", "Flux", FLUX, 4, newer=IDS, beside=_pooled),
-    "Flux.2": Kind("flux", "Flux2", FLUX_2, 4, newer=IDS),
-    "Chroma": Kind("flux", "Chroma", CHROMA, 4, newer=(*IDS, "vec_in_dim")),
+    "Flux.2": Kind("flux", "Flux2", FLUX_2, 4, newer=IDS, beside=_no_pooled),
+    "Chroma": Kind("flux", "Chroma", CHROMA, 4, newer=(*IDS, "vec_in_dim"), beside=_no_pooled),
     "Ovis-Image": Kind("flux", "FluxSchnell", OVIS, 4, new=True),
     "LongCat-Image": Kind("flux", "LongCatImage", LONGCAT, 4),
     "HunyuanVideo": Kind(

@@ -22,6 +22,7 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.families import Site
+from comfyui_pure.pure_core.families.joint import JointTransformer
 from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.text import TextTask, TextVectors
 from comfyui_pure.pure_core.trajectory import Trajectory
@@ -32,6 +33,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
+from testbed.comfy import transformers
 from testbed.comfy.full_size import MODELS
 from testbed.comfy.transformers import ALL, TOKENS, encoded, encodings, loaded_again
 
@@ -111,12 +113,119 @@ def relative(actual: Tensor, expected: Tensor) -> float:
 
 def runs(site: Site) -> int:
     """How often its attention is run while it is captured: again, for the text's part alone."""
-    return 2 if site.part == "text" else 1
+    return 2 if site.part == "text" and site.name.endswith("cross_attn") else 1
 
 
 @contextmanager
 def in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
-    """Site -> h of every call, (rows, positions, d), recomputed by the same modules in float64."""
+    """Site -> h of every call, (rows, positions, d), recomputed in float64.
+
+    Of a cross-attention by the same modules; where text and picture share it, from the queries,
+    keys and values that it was called with, by the formula.
+    """
+    if isinstance(Sites.of(model).family, JointTransformer):
+        with _joint_in_float64(model) as found:
+            yield found
+    else:
+        with _cross_in_float64(model) as found:
+            yield found
+
+
+IMAGE_FIRST = ("hidream", "lens", "joyimage", "mochi", "ernie")
+"""Families in which the picture's tokens come before the text's."""
+
+
+def _image_first(family: str) -> bool:
+    return family in IMAGE_FIRST or (family == "hunyuan_video" and transformers.OLD)
+
+
+@contextmanager
+def _joint_in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
+    sites = Sites.of(model)
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites.sites}
+    geometry, family = sites.family.latent(sites.net), sites.family.name
+    state = {"positions": 0, "next": 0}
+
+    def began(_module: Any, args: tuple[Any, ...]) -> None:
+        *_, height, width = args[0].shape
+        frames = args[0].shape[2] if args[0].ndim == 5 else 1
+        positions = frames * height * width // geometry.patch**2
+        if getattr(sites.net, "pad_tokens_multiple", None):  # Z-Image fills both up
+            positions += -positions % 32
+        state.update(positions=positions, next=0)
+
+    def attended(attention: Any, *args: Any, **kwargs: Any) -> Any:
+        q, v = args[0], args[2]
+        axis = 2 if kwargs.get("skip_reshape") else 1
+        queries, tokens = q.shape[axis], v.shape[axis]
+        picture = state["positions"]
+        # neither among text alone, nor among the picture, nor the second call for the text's part
+        if queries == tokens > max(picture, TOKENS) and tokens - picture >= TOKENS - 2:
+            seen = slice(0, picture) if _image_first(family) else slice(tokens - picture, tokens)
+            values = v[:, :, seen] if axis == 2 else v[:, seen]
+            if bool(values.any()):
+                site = sites.sites[state["next"]]
+                state["next"] += 1
+                found[site.name].append(_text_part(site, seen, axis, *args, **kwargs))
+        return attention(*args, **kwargs)
+
+    options = model.model_options.setdefault("transformer_options", {})
+    options["optimized_attention_override"] = attended
+    handle = sites.net.register_forward_pre_hook(began)
+    try:
+        with _spied_ernie(family, attended):
+            yield found
+    finally:
+        handle.remove()
+        del options["optimized_attention_override"]
+
+
+@contextmanager
+def _spied_ernie(family: str, attended: Any) -> Iterator[None]:
+    """ERNIE-Image passes no options to its attention."""
+    if family != "ernie":
+        yield
+        return
+    import comfy.ldm.ernie.model as module
+
+    plain = module.optimized_attention
+    module.optimized_attention = partial(attended, plain)
+    try:
+        yield
+    finally:
+        module.optimized_attention = plain
+
+
+def _text_part(
+    site: Site,
+    picture: slice,
+    axis: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
+    """softmax(q k^T / sqrt(d)) over all tokens, times the text's values: (rows, positions, d)."""
+    if axis == 1:
+        q, k, v = (each.flatten(2).unflatten(2, (-1, site.head_dim)) for each in (q, k, v))
+        q, k, v = (each.movedim(2, 1) for each in (q, k, v))
+    q, k, v = q.double(), k.double(), v.double()
+    k, v = (each.repeat_interleave(heads // each.shape[1], 1) for each in (k, v))
+    scores = q[:, :, picture] @ k.mT / site.head_dim**0.5
+    if mask is not None:
+        mask = mask.double() if mask.ndim == 4 else mask.double()[:, None]
+        scores = scores + (mask[:, :, picture] if mask.shape[2] > 1 else mask)
+    weights = scores.softmax(-1)
+    weights[..., picture] = 0
+    h = (weights @ v).movedim(1, 2)
+    groups = h.unflatten(2, (site.value_heads, -1)).mean(3)
+    return groups.flatten(2)
+
+
+@contextmanager
+def _cross_in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
     sites = Sites.of(model)
     found: dict[str, list[Tensor]] = {site.name: [] for site in sites.sites}
     handles = []

@@ -323,7 +323,8 @@ def built(
     if OLD:
         net = {name: each for name, each in net.items() if name not in kind.newer}
     config = getattr(comfy.supported_models, kind.config)(dict(net))
-    config.unet_config |= net  # what there is one size of
+    own = {name: net[name] for name in config.unet_extra_config if name in net}
+    config.unet_config |= own  # what there is one size of
     config.set_inference_dtype(dtype, computed_in)
     return config.get_model({}, "", device=device)
 
@@ -341,7 +342,7 @@ def randomise(net: torch.nn.Module, seed: int) -> None:
         else:
             each.copy_(0.3 * drawn)
     for name, each in net.named_buffers():
-        if "pos_embed" in name:
+        if name.endswith("pos_embed"):
             each.copy_(0.3 * torch.randn(each.shape, generator=random))
 
 

@@ -28,7 +28,7 @@ from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.nodes.types import PIXEL_STEP
 from comfyui_pure.pure_core.anchors import AnchorSet
-from comfyui_pure.pure_core.eraser import LayerEraser
+from comfyui_pure.pure_core.eraser import AtShared, LayerEraser
 from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.families import model_in_file
@@ -55,7 +55,7 @@ from testbed.comfy.transformer_measures import (
     untouched,
     weights,
 )
-from testbed.comfy.transformers import ALL, KINDS, encoded, no_such, transformer
+from testbed.comfy.transformers import ALL, JOINT, KINDS, encoded, no_such, transformer
 
 PROMPTS = 3
 ALIGNMENT = {"Cosmos 1": 1e-4}
@@ -68,7 +68,7 @@ def each(names: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in skip.items()])
 
 
-each_kind, each_variant = each(KINDS), each(ALL)
+each_cross, each_kind, each_variant = each(KINDS), each(KINDS | JOINT), each(ALL)
 
 
 model_of = cache(transformer)
@@ -105,15 +105,25 @@ def test_it_is_known_in_a_file_under_every_prefix(name: str) -> None:
                 assert (bias is not None) == rows.bias
 
 
+WAYS: tuple[AtShared, ...] = ("in the weights", "while sampling")
+
+
+@pytest.mark.parametrize("way", WAYS)
 @each_variant
-def test_after_an_eraser_by_head_h_is_e_h(name: str) -> None:
+def test_after_an_eraser_by_head_h_is_e_h(name: str, way: AtShared) -> None:
+    """Of the last site both ways, if text and picture share its weights."""
     model, prompts = model_of(name), encoded(name, PROMPTS + 1)
+    first, *_, last = Sites.of(model).sites
+    sites = [first, last] if way == WAYS[0] else [last]
+    if way != WAYS[0] and last.part != "all":
+        pytest.skip("text and picture share no weights")
     with untouched(model):
         before = captured(name, model, prompts)
-        eraser = random_eraser(model, "values", rank=2, by_head=True)
-        for site in (Sites.of(model).sites[0], Sites.of(model).sites[-1]):
+        eraser = random_eraser(model, "values", rank=2, by_head=True).applied(at_shared=way)
+        for site in sites:
             alone = {each: layer.scaled(each == site.name) for each, layer in eraser.layers.items()}
             patched = patch(model, replace(eraser, layers=alone)).model
+            assert bool(patched.patches) == (way == WAYS[0])
             after = captured(name, patched, prompts).rows[site.name]
             wanted = eraser.layers[site.name](before.rows[site.name])
             assert relative(wanted, before.rows[site.name].double()) > 0.05
@@ -145,7 +155,8 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     with batch_sizes(model) as sizes:
         together = captured(name, model, prompts, **change)
     *given, empty = prompts
-    assert set(sizes) == {2 * 2 * len(given)}  # with guidance, of two latents
+    guided = 1 if Sites.of(model).family.guides_itself(model.model.diffusion_model) else 2
+    assert set(sizes) == {guided * 2 * len(given)}  # of two latents
     for number, prompt in enumerate(given):
         alone = captured(name, model, [prompt, empty], **change)
         for site, rows in alone.rows.items():
@@ -194,7 +205,7 @@ def test_the_whole_way(name: str, tmp_path: Path) -> None:
         plain = sampled(name, model)
         pure = fit("pure", forget, retain, forget_energy=0.9, retain_energy=0.5)
         assert (pure.edited == "keys and values") == sites.family.keys_are_linear
-        eraser = fit("ridge", forget, retain, heads=BY_HEAD)
+        eraser = fit("ridge", forget, retain, heads=BY_HEAD).applied(at_shared="in the weights")
         patched = patch(model, eraser)
         biased = any(site.values.bias for site in sites.sites)
         assert f"Patched {len(sites.sites) * (1 + biased)} weights" in patched.summary
@@ -292,7 +303,7 @@ def test_bad_input_is_told(name: str) -> None:
     sites = Sites.of(model)
     geometry = sites.family.latent(sites.net)
     if geometry.multiple > PIXEL_STEP:
-        odd = KINDS[name].size + PIXEL_STEP
+        odd = ALL[name].size + PIXEL_STEP
         with pytest.raises(CaptureError, match=f"expected a multiple of {geometry.multiple}"):
             captured(name, model, prompts, width=odd)
     if geometry.least_pixels:
@@ -300,7 +311,7 @@ def test_bad_input_is_told(name: str) -> None:
             captured(name, model, prompts, height=geometry.multiple)
     with pytest.raises(ModelError, match=r"clip: its vectors have 33 numbers"):
         sites.require_text_width(33)
-    others = [each for each in KINDS if KINDS[each].family != KINDS[name].family]
+    others = [each for each in KINDS if ALL[each].family != ALL[name].family]
     other = next(each for each in others if not no_such(each))
     with pytest.raises(ModelError, match="eraser: it was fitted on another architecture"):
         patch(model, random_eraser(model_of(other), by_head=True))
@@ -312,7 +323,7 @@ def test_bad_input_is_told(name: str) -> None:
         )
         for site, layer in eraser.layers.items()
     }
-    with pytest.raises(ModelError, match=r"made for \d heads .* the model has \d"):
+    with pytest.raises(ModelError, match=r"made for \d+ heads .* the model has \d"):
         patch(model, replace(eraser, layers=split))
     values = sites.net.get_submodule(sites.sites[0].values.module)
     plain = values.weight
@@ -334,7 +345,7 @@ def test_scaled_fp8_is_captured_and_not_erased(name: str, comfy_version: tuple[i
     in_scaled_fp8(model)
     rows = captured(name, model, encoded(name, PROMPTS + 1)).rows
     for site, expected in plain.items():
-        assert 0 < relative(rows[site], expected.double()) < 0.1
+        assert 0 < relative(rows[site], expected.double()) < 0.2
     with pytest.raises(ModelError, match="the weights are quantised"):
         patch(model, eraser)
 
@@ -349,7 +360,7 @@ def test_what_arrives_of_a_dense_eraser_is_measured(name: str) -> None:
     eraser = replace(eraser, provenance=made)
     with untouched(model):
         shares = arriving_encoded(model, prompts[:-1], prompts[-1], eraser)
-        if site.part == "text":
+        if site.part != "cross":
             assert site.name not in shares
             return
         alone = {each: layer.scaled(each == site.name) for each, layer in eraser.layers.items()}

@@ -51,6 +51,9 @@ class Recorder:
         self._pending = list(range(len(sigmas)))
         self._window: Window | None = None
         self._rows: dict[tuple[str, int], Pooled] = {}
+        self._joint = {each.name for each in sites.sites if each.part != "cross"}
+        patch = sites.family.latent(sites.net).patch
+        self._positions = grid.frames * math.prod(-(-side // patch) for side in grid.size)
 
     def call_model(
         self,
@@ -99,8 +102,13 @@ class Recorder:
         return slice(window.start, window.start + window.rows)
 
     def hear(self, site: str, h: Tensor) -> None:
-        """One site's h of these rows, (rows, positions, d)."""
+        """One site's h of these rows, (rows, positions, d).
+
+        Where text and picture share an attention, the picture may be filled up with other tokens.
+        """
         assert self._window is not None
+        if site in self._joint:
+            h = h[:, : self._positions]
         self._rows[site, self._window.step] = self._grid.pool(h, site)
 
     def finish(self) -> dict[tuple[str, int], Pooled]:
