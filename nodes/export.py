@@ -236,5 +236,5 @@ class SaveLoRA(io.ComfyNode):
         require_one_of("dtype", dtype[0], LORA_DTYPES)
         target = host.target(filename_prefix[0], ".safetensors")
         erasers = applied(eraser, strength, edit)
-        host.save_lora(model[0], erasers, LORA_DTYPES[dtype[0]], target, form[0])
-        return written(target)
+        note = host.save_lora(model[0], erasers, LORA_DTYPES[dtype[0]], target, form[0])
+        return written(target, note)

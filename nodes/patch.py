@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..pure_core import eraser as core
 from ..pure_core.selection import select
-from .host.patch import chosen_edit, patch
+from .host.patch import USUAL, chosen_at_shared, chosen_edit, patch
 from .types import (
     STEPS,
     Eraser,
@@ -14,6 +14,7 @@ from .types import (
     edit_input,
     eraser_input,
     schema,
+    shared_input,
     strength_input,
 )
 
@@ -66,6 +67,7 @@ class Patch(io.ComfyNode):
                         ),
                     )
                 ),
+                advanced(shared_input()),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -93,7 +95,10 @@ class Patch(io.ComfyNode):
         edit: str,
         layers: str = "",
         contribution: float = 1.0,
+        shared: str = USUAL,
     ) -> io.NodeOutput:
-        chosen = select(eraser, layers, contribution).applied(strength, chosen_edit(edit))
+        chosen = select(eraser, layers, contribution).applied(
+            strength, chosen_edit(edit), chosen_at_shared(shared)
+        )
         patched = patch(model, chosen)
         return io.NodeOutput(patched.model, chosen, patched.summary)

@@ -14,7 +14,7 @@ from ..pure_core.methods import METHODS
 from ..pure_core.trajectory import Trajectory
 from .defaults import METHOD, STRENGTH
 from .host.capture import SAMPLERS, SCHEDULERS
-from .host.patch import CHOICES
+from .host.patch import CHOICES, SHARED_CHOICES
 from .settings import methods_tooltip
 
 CATEGORY = "PURE"
@@ -355,6 +355,21 @@ def edit_input() -> io.Combo.Input:
             "values for pure (values where the model normalises keys), values for ridge and "
             "mosaic. Values alone change what is painted and not where the model looks; keys alone "
             "do nearly nothing."
+        ),
+    )
+
+
+def shared_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "shared",
+        options=list(SHARED_CHOICES),
+        default=SHARED_CHOICES[0],
+        optional=True,
+        tooltip=(
+            "What to do in layers in which text and picture share their weights, such as those of "
+            "Z-Image or the single blocks of Flux. While sampling (usual): only what the text says "
+            "is erased, which costs a little time and cannot be exported. In the weights: edited "
+            "for both, can be exported. Left alone: not erased there."
         ),
     )
 

@@ -36,6 +36,7 @@ from .export import (
     lora_tensors,
 )
 from .export.provenance import export_metadata, read_record
+from .export.source import said_of_shared
 from .files.activations import KIND as ACTIVATIONS
 from .files.activations import load_activations
 from .files.eraser import FORMAT, load_eraser, save_eraser
@@ -220,6 +221,8 @@ def _lora(options: argparse.Namespace) -> int:
     made = export_metadata(erasers, file.path.name, file.fingerprint())
     export_lora(options.output, tensors, made)
     _say_written(Path(options.output), started)
+    if note := said_of_shared(erasers, source.model):
+        print(note)
     return OK
 
 

@@ -39,6 +39,12 @@ can do, so it cannot be exported."""
 
 AT_SHARED: tuple[AtShared, ...] = get_args(AtShared)
 
+USUALLY: AtShared = "while sampling"
+"""In the graph, if nothing is said."""
+
+IN_FILES: AtShared = "in the weights"
+"""What files get instead of what they cannot hold."""
+
 Space = Literal["activations", "text"]
 """What E multiplies. activations: the layer's outputs h, W <- E W. text: the text encoder's
 vectors c before the layer reads them, W <- W E."""
@@ -421,6 +427,16 @@ class Eraser:
             edit=edit or self.edit,
             at_shared=at_shared or self.at_shared,
         )
+
+    @property
+    def shared(self) -> AtShared:
+        """What is done in the graph where text and picture share their projections."""
+        return self.at_shared or USUALLY
+
+    @property
+    def shared_in_files(self) -> AtShared:
+        """The same in files."""
+        return IN_FILES if self.shared == "while sampling" else self.shared
 
     def limited(self, max_rank: int) -> Eraser:
         """At most `max_rank` directions a layer, or a head, those in which the rows change most.

@@ -16,6 +16,7 @@ from ...pure_core.errors import ModelFileError
 from ...pure_core.export import export_lora, lora_tensors
 from ...pure_core.export.lora import COMFYUI
 from ...pure_core.export.provenance import export_metadata
+from ...pure_core.export.source import said_of_shared
 from ...pure_core.families import ROLES, Role, model_in_file
 from .files import SUFFIX, numbered, state, with_prompts
 from .identity import fingerprint
@@ -94,8 +95,11 @@ def save_lora(
     dtype: torch.dtype,
     target: Path,
     form: str = COMFYUI,
-) -> None:
+) -> str:
     """Write the LoRA that does to this model, patches included, what the erasers do.
+
+    Returns:
+        What is to be said of it.
 
     Raises:
         ModelError: erasers of another architecture, a model that is erased already, or quantised
@@ -113,6 +117,7 @@ def save_lora(
     tensors = lora_tensors(names, erasers, weights, dtype, form)
     made = export_metadata(erasers, display_name(model), fingerprint(model), prompts=with_prompts())
     export_lora(target, tensors, made)
+    return said_of_shared(erasers, names)
 
 
 class _WithProgress(EffectiveWeights):

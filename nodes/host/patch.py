@@ -37,8 +37,6 @@ USUAL = "usual"
 SHARED_CHOICES = (USUAL, *AT_SHARED)
 """What they may be asked to do where text and picture share their projections."""
 
-USUALLY: AtShared = "while sampling"
-
 ROUNDING_SAMPLES = 8
 """Weights on which rounding is measured."""
 
@@ -158,15 +156,19 @@ class _Shared:
 
     summary: str
 
+    left: int = 0
+    """How many that the eraser would change are left alone."""
+
 
 def _at_shared(sites: Sites, eraser: Eraser) -> _Shared:
     every = {name: layer for name, layer in eraser.layers.items() if sites.family.shares(name)}
     if not every:
         return _Shared({}, "")
-    how = eraser.at_shared or USUALLY
+    how = eraser.shared
     start = f"In {len(every)} of {len(eraser.layers)} layers text and picture share their weights: "
     if how == "left alone":
-        return _Shared({}, f"{start}they are left alone.")
+        left = sum(layer.rank > 0 for layer in every.values())
+        return _Shared({}, f"{start}they are left alone.", left)
     if how == "in the weights":
         return _Shared({}, f"{start}the weights are edited, for both.")
     if eraser.roles != ("values",):
@@ -197,8 +199,9 @@ def _summary(
 ) -> str:
     layers = [layer for layer in eraser.layers.values() if layer.rank]
     ranks = [layer.rank for layer in layers]
+    patched = len(layers) - (len(shared.layers) if shared.layers else shared.left)
     lines = [
-        f"Patched {len(adapters)} weights in {len(layers)} of {len(eraser.layers)} layers at "
+        f"Patched {len(adapters)} weights in {patched} of {len(eraser.layers)} layers at "
         f"strength {eraser.strength:g}, ranks {min(ranks)} to {max(ranks)}.",
         f"{before} of these weights were patched before (LoRA, merge or eraser), which is erased "
         "too. What patches them later is not erased: put this last.",
@@ -215,7 +218,7 @@ def _adapters(sites: Sites, eraser: Eraser) -> dict[PatchKey, EraserAdapter]:
     adapter = TextEraserAdapter if on_text else EraserAdapter
     adapters: dict[PatchKey, EraserAdapter] = {}
     for name, factors in eraser.to("cpu", torch.float32).layers.items():
-        if sites.family.shares(name) and (eraser.at_shared or USUALLY) != "in the weights":
+        if sites.family.shares(name) and eraser.shared != "in the weights":
             continue
         for rows in sites.rows(name, eraser.roles) if factors.rank else ():
             for key in patch_keys(rows, on_text):

@@ -49,8 +49,7 @@ class Sites:
         if family is None:
             raise ModelError(
                 f"model: {architecture(model)} is not supported yet. Expected one of: "
-                f"{known_models()}. Models that read text and picture in one attention, such as "
-                "Flux or SD3, are not. CONTRIBUTING.md says how to add a family."
+                f"{known_models()}. CONTRIBUTING.md says how to add a family."
             )
         return cls(family, net, tuple(family.sites(net)))
 

@@ -11,7 +11,7 @@ from ..files.safetensors_file import Piece
 from ..progress import Progress, no_progress
 from .averages import averages
 from .provenance import export_metadata
-from .source import Source, require_suffix, writing
+from .source import Source, require_suffix, said_of_shared, writing
 
 UNTRUE = (
     "modelspec.hash_sha256",
@@ -44,7 +44,8 @@ def export_checkpoint(
         prompts: Whether the record names concepts and prompts.
 
     Returns:
-        What became of averaged weights, for people; empty if the source holds none.
+        What became of averaged weights and of weights that text and picture share, for people;
+        empty if there is nothing to say.
 
     Raises:
         ModelFileError: the source is not such a file or another model than the erasers', the
@@ -70,4 +71,5 @@ def export_checkpoint(
         )
         kept = {name: value for name, value in file.metadata.items() if name not in UNTRUE}
         file.write(target, pieces, kept | made, progress)
-        return averaged.note
+        notes = (averaged.note, said_of_shared(erasers, opened.model))
+        return " ".join(note for note in notes if note)

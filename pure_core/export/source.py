@@ -130,7 +130,24 @@ class Source:
 
 def roles_of(eraser: Eraser, site: str, model: ModelFile) -> tuple[Role, ...]:
     """What an eraser edits at a site; at the text's entry, which has no keys and values, all."""
-    return ("values",) if site == model.entry else eraser.roles
+    if site == model.entry:
+        return ("values",)
+    left = model.shares(site) and eraser.shared_in_files == "left alone"
+    return () if left else eraser.roles
+
+
+def said_of_shared(erasers: Sequence[Eraser], model: ModelFile) -> str:
+    """What a file gets where text and picture share weights, if it is not what the graph does."""
+    shared = sum(model.shares(site) for site in model.sites)
+    other = any(each.shared != each.shared_in_files and each.strength for each in erasers)
+    on_outputs = any(each.space == "activations" for each in erasers)
+    if not (shared and other and on_outputs):
+        return ""
+    return (
+        f"In {shared} of {len(model.sites)} layers text and picture share their weights. While "
+        "sampling the text alone is erased there, which no file can hold: in this one the weights "
+        "are edited for both, so other parts of a picture may change more."
+    )
 
 
 class _Edit(NamedTuple):

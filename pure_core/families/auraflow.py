@@ -30,10 +30,10 @@ FAMILY = JointTransformer(
     name="auraflow",
     models="AuraFlow",
     classes=("MMDiT",),
-    names=FileNames("auraflow", (OWN, LIBRARY), LIBRARY),
+    names=FileNames("auraflow", (OWN, LIBRARY), LIBRARY, shared=(1,)),
     kinds=(
-        Kind("text", "double_layers.#.attn.w2o", "n_heads"),
-        Kind("all", "single_layers.#.attn.w1o", "n_heads"),
+        Kind("double_layers.#.attn.w2o", "n_heads"),
+        Kind("single_layers.#.attn.w1o", "n_heads"),
     ),
     stream=Stream("double_layers.-1", 0, "single_layers.0"),
     geometry=lambda net: LatentGeometry(channels=4, pixels_per_cell=8, patch=2),

@@ -22,15 +22,14 @@ FAMILY = JointTransformer(
     name="boogu",
     models="Boogu",
     classes=("BooguTransformer2DModel",),
-    names=FileNames("boogu", (OWN,)),
+    names=FileNames("boogu", (OWN,), shared=(1,)),
     kinds=(
         Kind(
-            "text",
             "double_stream_layers.#.img_instruct_attn.processor.img_out",
             "heads",
             "kv_heads",
         ),
-        Kind("all", "single_stream_layers.#.attn.to_out.0", "heads", "kv_heads"),
+        Kind("single_stream_layers.#.attn.to_out.0", "heads", "kv_heads"),
     ),
     stream=Stream("double_stream_layers.-1", 1, "single_stream_layers.0"),
     norm="time_caption_embed.caption_embedder.0",

@@ -20,8 +20,8 @@ OWN = (
     Pattern(SINGLE, "linear1", "linear1", "first"),
 )
 KINDS = (
-    Kind("text", f"{DOUBLE}.img_attn.proj", "num_heads"),
-    Kind("all", f"{SINGLE}.linear2", "num_heads"),
+    Kind(f"{DOUBLE}.img_attn.proj", "num_heads"),
+    Kind(f"{SINGLE}.linear2", "num_heads"),
 )
 STREAM = Stream("double_blocks.-1", 1, "single_blocks.0")
 
@@ -56,6 +56,7 @@ FAMILY = JointTransformer(
             LIBRARY,
         ),
         LIBRARY,
+        shared=(1,),
     ),
     kinds=KINDS,
     stream=STREAM,

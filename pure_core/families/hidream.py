@@ -29,10 +29,10 @@ FAMILY = JointTransformer(
     name="hidream",
     models="HiDream-I1",
     classes=("HiDreamImageTransformer2DModel",),
-    names=FileNames("hidream", (OWN,), OWN),
+    names=FileNames("hidream", (OWN,), OWN, shared=(1,)),
     kinds=(
-        Kind("text", "double_stream_blocks.#.block.attn1.to_out", "heads"),
-        Kind("all", "single_stream_blocks.#.block.attn1.to_out", "heads"),
+        Kind("double_stream_blocks.#.block.attn1.to_out", "heads"),
+        Kind("single_stream_blocks.#.block.attn1.to_out", "heads"),
     ),
     stream=Stream("double_stream_blocks.-1", 0, "single_stream_blocks.0", "picture"),
     other_texts=("conditioning_llama3",),

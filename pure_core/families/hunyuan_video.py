@@ -51,7 +51,9 @@ FAMILY = JointTransformer(
     name="hunyuan_video",
     models="HunyuanVideo and HunyuanImage 2.1",
     classes=("HunyuanVideo",),
-    names=FileNames("hunyuan_video", (Spelling(OWN, mark=MARK, entry=ENTRY), ORIGINAL)),
+    names=FileNames(
+        "hunyuan_video", (Spelling(OWN, mark=MARK, entry=ENTRY), ORIGINAL), shared=(1,)
+    ),
     kinds=KINDS,
     stream=STREAM,
     masks="alone",

@@ -22,7 +22,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from .site import Listener, Part, Site, Stream
+from .site import Listener, Site, Stream
 from .transformer import Transformer
 from .transformer_file import filled
 
@@ -32,8 +32,6 @@ OVERRIDE = "optimized_attention_override"
 
 class Kind(NamedTuple):
     """One kind of site, in the order of the patterns of the family's first spelling."""
-
-    part: Part
 
     out: str
     """Module that h goes into, with `#` for the site's numbers. There may be more behind h."""
@@ -54,14 +52,6 @@ class JointTransformer(Transformer):
     stream: Stream | None = None
     """None without blocks of one stream."""
 
-    def shares(self, site: str) -> bool:
-        own = self.names.spellings[0].patterns
-        found = (pattern.places(f"{site}.{pattern.values}.weight") for pattern in own)
-        return any(
-            places is not None and kind.part == "all"
-            for kind, places in zip(self.kinds, found, strict=True)
-        )
-
     def site(self, net: nn.Module, path: str, kind: int, places: Sequence[str]) -> Site:
         about, module = self.kinds[kind], net.get_submodule(path)
         values = self.rows(net, path, kind, "values")
@@ -70,7 +60,7 @@ class JointTransformer(Transformer):
         value_heads = getattr(module, about.value_heads or about.heads)
         return Site(
             name=path,
-            part=about.part,
+            part="all" if kind in self.names.shared else "text",
             out=filled(about.out, places),
             keys=self.rows(net, path, kind, "keys"),
             values=values,

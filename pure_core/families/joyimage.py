@@ -16,7 +16,7 @@ FAMILY = JointTransformer(
     models="JoyImage",
     classes=("JoyImageTransformer3DModel",),
     names=FileNames("joyimage", (OWN,)),
-    kinds=(Kind("text", "double_blocks.#.attn.img_attn_proj", "num_attention_heads"),),
+    kinds=(Kind("double_blocks.#.attn.img_attn_proj", "num_attention_heads"),),
     geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=4, patch=2),
     size=lambda net: 1024,
 )

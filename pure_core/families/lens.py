@@ -17,7 +17,7 @@ FAMILY = JointTransformer(
     models="Lens",
     classes=("LensTransformer2DModel",),
     names=FileNames("lens", (OWN,)),
-    kinds=(Kind("text", "transformer_blocks.#.attn.to_out.0", "heads"),),
+    kinds=(Kind("transformer_blocks.#.attn.to_out.0", "heads"),),
     mixes_text=True,
     geometry=lambda net: LatentGeometry(channels=128, pixels_per_cell=16),
     size=lambda net: 1024,

@@ -13,7 +13,7 @@ FAMILY = JointTransformer(
     models="Mochi",
     classes=("AsymmDiTJoint",),
     names=FileNames("mochi", (OWN,)),
-    kinds=(Kind("text", "blocks.#.attn.proj_x", "num_heads"),),
+    kinds=(Kind("blocks.#.attn.proj_x", "num_heads"),),
     masks="same",
     geometry=lambda net: LatentGeometry(channels=12, pixels_per_cell=8, frames=6, patch=2),
     size=lambda net: 480,

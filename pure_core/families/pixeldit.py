@@ -15,7 +15,7 @@ FAMILY = JointTransformer(
     models="PixelDiT",
     classes=("PixDiT_T2I",),
     names=FileNames("pixeldit", (OWN,)),
-    kinds=(Kind("text", "patch_blocks.#.attn.proj_x", "num_heads"),),
+    kinds=(Kind("patch_blocks.#.attn.proj_x", "num_heads"),),
     geometry=lambda net: LatentGeometry(channels=3, pixels_per_cell=1, patch=net.patch_size),
     size=lambda net: 1024,
 )

@@ -43,7 +43,7 @@ FAMILY = JointTransformer(
         ),
         LIBRARY,
     ),
-    kinds=(Kind("text", "joint_blocks.#.x_block.attn.proj", "num_heads"),),
+    kinds=(Kind("joint_blocks.#.x_block.attn.proj", "num_heads"),),
     geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, patch=2),
     size=size,
 )

@@ -191,6 +191,9 @@ class ModelFile(Protocol):
         It may be asked for like a site; its keys and values are the same rows.
         """
 
+    def shares(self, site: str) -> bool:
+        """Whether text and picture share the projections of a site."""
+
     def widths(self, text: bool = False) -> dict[str, int]:
         """Site -> d, or the width of the text that it reads; of an entry, its alone."""
 

@@ -60,7 +60,9 @@ class Transformer:
     stream: Stream | None = field(default=None, init=False)
 
     def shares(self, site: str) -> bool:
-        return False
+        own = self.names.spellings[0].patterns
+        shared = (own[kind] for kind in self.names.shared)
+        return any(each.places(f"{site}.{each.values}.weight") is not None for each in shared)
 
     def has(self, net: nn.Module) -> bool:
         known = any(each.__name__ in self.classes for each in type(net).__mro__)

@@ -127,6 +127,9 @@ class FileNames(NamedTuple):
     library: Spelling | None = None
     """That of the diffusers library, None if it loads no LoRA into it."""
 
+    shared: tuple[int, ...] = ()
+    """Kinds of sites, by their number in a spelling, whose projections text and picture share."""
+
 
 def transformer_in_file(
     names: FileNames, shapes: Mapping[str, tuple[int, ...]]
@@ -185,6 +188,9 @@ class TransformerFile:
     def entry(self) -> str | None:
         own, here = self.names.spellings[0].entry, self.spelling.entry
         return own if own and f"{here}.weight" in self.shapes else None
+
+    def shares(self, site: str) -> bool:
+        return site != self.entry and self.in_this_file[site].kind in self.names.shared
 
     def widths(self, text: bool = False) -> dict[str, int]:
         if text:

@@ -210,6 +210,9 @@ class UNetFile:
         _, queries = self._shape(site, QUERIES) or (0, keys)
         return _reads_text(site, keys, queries)
 
+    def shares(self, site: str) -> bool:
+        return False
+
     def widths(self, text: bool = False) -> dict[str, int]:
         axis = 1 if text else 0
         here = self.in_this_file.items()

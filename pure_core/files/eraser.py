@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..anchors import AnchorError, AnchorSet
-from ..eraser import EDITS, SPACES, Eraser, LayerEraser, Provenance, Space
+from ..eraser import AT_SHARED, EDITS, SPACES, Eraser, LayerEraser, Provenance, Space
 from ..errors import EraserError, EraserFileError, PureError
 from ..hidden import hidden_anchors, hidden_settings
 from ..model_identity import ModelIdentity
@@ -54,6 +54,9 @@ ENTRIES = (
     "plugin_version",
 )
 """Of the metadata. 'edits' is what the method edits, 'edit' what was chosen instead, or empty."""
+
+AT_SHARED_ENTRY = "at_shared"
+"""What to do where text and picture share projections, or empty; older files have no such entry."""
 
 _LEFT, _RIGHT, _ROWS = ".proj_left", ".proj_right", ".rows"
 
@@ -94,6 +97,7 @@ def save_eraser(
         "space": eraser.space,
         "strength": eraser.strength,
         "edit": eraser.edit or "",
+        AT_SHARED_ENTRY: eraser.at_shared or "",
         "method": made.method,
         "settings": settings,
         "forget": forget.record(),
@@ -122,7 +126,10 @@ def load_eraser(path: str | os.PathLike[str]) -> Eraser:
         shared = decoded("shared", dict, str, metadata, EraserError)
         layers = _to_layers(tensors, widths, _choice("space", SPACES, metadata), shared)
         edit = _choice("edit", EDITS, metadata) if metadata["edit"] else None
-        return Eraser(layers, _provenance(metadata), _number("strength", metadata), edit)
+        shared = (
+            _choice(AT_SHARED_ENTRY, AT_SHARED, metadata) if metadata.get(AT_SHARED_ENTRY) else None
+        )
+        return Eraser(layers, _provenance(metadata), _number("strength", metadata), edit, shared)
     except (PureError, ValueError) as error:
         raise EraserFileError(f"'{path}' is not a valid eraser: {error}") from error
 

@@ -19,7 +19,6 @@ import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import nodes
-from comfy.ldm.flux.model import FluxParams
 from comfy.model_patcher import ModelPatcher
 
 PIXELS = 64
@@ -195,29 +194,9 @@ def execute(node: type, **inputs: Any) -> tuple[Any, ...]:
     return getattr(node(), node.FUNCTION)(**inputs)
 
 
-def tiny_flux() -> ModelPatcher:
-    """A Flux model of one block with random weights: text and image share their attention."""
-    known = FluxParams.__dataclass_fields__
-    shape = {
-        "in_channels": 16,
-        "out_channels": 16,
-        "vec_in_dim": 32,
-        "context_in_dim": 64,
-        "hidden_size": 128,
-        "mlp_ratio": 4.0,
-        "num_heads": 1,
-        "depth": 1,
-        "depth_single_blocks": 1,
-        "axes_dim": [16, 56, 56],
-        "theta": 10000,
-        "patch_size": 2,
-        "qkv_bias": True,
-        "guidance_embed": False,
-        "txt_ids_dims": [],
-    }
-    config = comfy.supported_models.FluxSchnell(
-        {"image_model": "flux", **{name: shape[name] for name in shape if name in known}}
-    )
+def unserved() -> ModelPatcher:
+    """A model of no family that is known: Stable Cascade, without weights."""
+    config = comfy.supported_models.Stable_Cascade_B({"stable_cascade_stage": "b"})
     config.set_inference_dtype(torch.float32, None)
-    cpu = torch.device("cpu")
-    return ModelPatcher(config.get_model({}, "", device=cpu), cpu, cpu)
+    model = config.get_model({}, "", device=torch.device("meta"))
+    return ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))

@@ -150,6 +150,7 @@ def _joint_in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
         *_, height, width = args[0].shape
         frames = args[0].shape[2] if args[0].ndim == 5 else 1
         positions = frames * height * width // geometry.patch**2
+        state["cells"] = positions
         if getattr(sites.net, "pad_tokens_multiple", None):  # Z-Image fills both up
             positions += -positions % 32
         state.update(positions=positions, next=0)
@@ -166,7 +167,8 @@ def _joint_in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
             if bool(values.any()):
                 site = sites.sites[state["next"]]
                 state["next"] += 1
-                found[site.name].append(_text_part(site, seen, axis, *args, **kwargs))
+                h = _text_part(site, seen, axis, *args, **kwargs)
+                found[site.name].append(h[:, : state["cells"]])
         return attention(*args, **kwargs)
 
     options = model.model_options.setdefault("transformer_options", {})

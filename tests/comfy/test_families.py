@@ -154,11 +154,3 @@ def test_models_that_read_pictures_say_that_they_have_no_text_encoder(
 def test_frames_cannot_be_captured_as_if_they_were_prompts(video: ModelPatcher) -> None:
     with pytest.raises(CaptureError, match=r"model: layer .* or the model makes videos"):
         capture(video, encoder("CLIP-H"), FORGET, TRAJECTORY)
-
-
-def test_stable_cascade_is_refused() -> None:
-    config = comfy.supported_models.Stable_Cascade_B({"stable_cascade_stage": "b"})
-    config.set_inference_dtype(torch.float32, None)
-    model = ModelPatcher(config.get_model({}, "", device=META), CPU, CPU)
-    with pytest.raises(ModelError, match="model: Stable_Cascade_B is not supported yet"):
-        Sites.of(model)

@@ -86,7 +86,7 @@ TABLE = {
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_Patch": (
-        ["model", "eraser", "strength", "edit", "layers", "contribution"],
+        ["model", "eraser", "strength", "edit", "layers", "contribution", "shared"],
         [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
     "PURE_CombineErasers": (

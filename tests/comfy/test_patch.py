@@ -20,7 +20,7 @@ from testbed.comfy.stock import (
     effective_weight,
     projection,
     sample,
-    tiny_flux,
+    unserved,
     weight_key,
     with_lora,
 )
@@ -181,9 +181,9 @@ def test_an_eraser_of_another_number_of_heads_is_refused(loaded: Loaded) -> None
         patch(loaded.model, replace(eraser, layers=layers))
 
 
-def test_a_model_without_cross_attention_is_refused(loaded: Loaded) -> None:
-    with pytest.raises(ModelError, match="model: Flux"):
-        patch(tiny_flux(), random_eraser(loaded.model))
+def test_a_model_of_no_known_family_is_refused(loaded: Loaded) -> None:
+    with pytest.raises(ModelError, match="model: Stable_Cascade_B"):
+        patch(unserved(), random_eraser(loaded.model))
 
 
 def test_quantised_weights_are_refused(loaded: Loaded) -> None:

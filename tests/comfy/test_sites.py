@@ -15,7 +15,7 @@ from testbed.comfy.stock import (
     load,
     projection,
     sample,
-    tiny_flux,
+    unserved,
     weight_key,
     with_lora,
 )
@@ -37,11 +37,11 @@ def test_layer_names_are_module_paths(loaded: Loaded) -> None:
     assert "input_blocks.1.1.transformer_blocks.0.attn2" in Sites.of(loaded.model).widths()
 
 
-def test_a_model_without_cross_attention_is_refused() -> None:
+def test_a_model_of_no_known_family_is_refused() -> None:
     with pytest.raises(
-        ModelError, match=r"model: Flux\w* is not supported yet. Expected one of: .*U-Nets"
+        ModelError, match=r"model: Stable_Cascade_B is not supported yet. Expected one of: .*U-Nets"
     ):
-        Sites.of(tiny_flux())
+        Sites.of(unserved())
 
 
 def test_fingerprint_names_the_model_whatever_was_done_with_it(
