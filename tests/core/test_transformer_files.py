@@ -13,14 +13,19 @@ from pure_core.families import ROLES, FileRows
 from pure_core.families.transformer_file import (
     PREFIXES,
     FileNames,
+    Layout,
+    Pattern,
     Spelling,
+    rows_in,
     transformer_in_file,
 )
 from tests.core.test_eraser import provenance
 
 D, TEXT = 8, 6
-OWN = Spelling("*blocks.#.cross", "kv", "kv")
-LIBRARY = Spelling("*stack.#.attn2", "to_k", "to_v", mark="embed.weight")
+OWN = Spelling((Pattern("*blocks.#.cross", "kv", "kv", "halves"),))
+LIBRARY = Spelling(
+    (Pattern("*stack.#.attn2", "to_k", "to_v", parts=("to_k", "to_v")),), mark="embed.weight"
+)
 NAMES = FileNames("made up", (OWN, LIBRARY), LIBRARY)
 
 
@@ -71,7 +76,7 @@ def test_another_spelling_gives_the_same_names():
 def test_damaged_files_are_refused():
     shapes = fused()
     odd = transformer_in_file(NAMES, shapes | {"blocks.0.cross.kv.weight": (2 * D + 1, TEXT)})
-    with pytest.raises(ModelFileError, match="the first even, got the shape"):
+    with pytest.raises(ModelFileError, match="cannot hold keys and values"):
         odd.weight("blocks.0.cross", "values")
     flat = transformer_in_file(NAMES, shapes | {"blocks.0.cross.kv.weight": (2 * D,)})
     with pytest.raises(ModelFileError, match="expected 2 axes"):
@@ -85,6 +90,86 @@ def test_damaged_files_are_refused():
     nowhere = transformer_in_file(NAMES._replace(library=None), fused())
     with pytest.raises(ModelFileError, match="diffusers library loads no LoRA"):
         nowhere.library_lora_rows("blocks.0.cross", "values")
+
+
+@pytest.mark.parametrize(
+    "layout, total, keys, values",
+    [
+        ("apart", 8, (0, 8), (0, 8)),
+        ("halves", 16, (0, 8), (8, 8)),
+        ("thirds", 24, (8, 8), (16, 8)),
+        ("first", 56, (8, 8), (16, 8)),
+        ("groups", 16, (8, 4), (12, 4)),
+    ],
+)
+def test_where_keys_and_values_lie(
+    layout: Layout, total: int, keys: tuple[int, int], values: tuple[int, int]
+):
+    assert rows_in(layout, "keys", total, 8) == keys
+    assert rows_in(layout, "values", total, 8) == values
+
+
+ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
+TWO_KINDS = FileNames(
+    "two kinds",
+    (
+        Spelling(
+            (
+                Pattern("double.#.txt", "qkv", "qkv", "thirds"),
+                Pattern("single.#", "linear1", "linear1", "first"),
+            ),
+            entry="txt_in",
+        ),
+        Spelling(
+            (
+                Pattern("joint.#.attn", "add_k", "add_v", parts=("add_q", "add_k", "add_v")),
+                Pattern(
+                    "one.#",
+                    "attn.to_k",
+                    "attn.to_v",
+                    parts=("attn.to_q", "attn.to_k", "attn.to_v", "mlp"),
+                ),
+            ),
+            entry="embed",
+        ),
+    ),
+    shared=(1,),
+)
+
+
+def test_two_kinds_of_sites_in_two_spellings():
+    """Parts that are apart in a file lie where ComfyUI's fused map has them."""
+    fused_file = {
+        "txt_in.weight": (D, TEXT),
+        "double.0.txt.qkv.weight": (3 * D, D),
+        "double.0.txt.qkv.bias": (3 * D,),
+        "single.3.linear1.weight": (7 * D, D),
+    }
+    parts = {
+        "embed.weight": (D, TEXT),
+        **{f"joint.0.attn.{name}.weight": (D, D) for name in ("add_q", "add_k", "add_v")},
+        **{f"one.3.attn.to_{name}.weight": (D, D) for name in "qkv"},
+        "one.3.mlp.weight": (4 * D, D),
+    }
+    one, other = (transformer_in_file(TWO_KINDS, shapes) for shapes in (fused_file, parts))
+    assert one is not None and other is not None
+    for model in (one, other):
+        assert model.sites == ("double.0.txt", "single.3") and model.entry == "txt_in"
+        assert model.widths() == {"double.0.txt": D, "single.3": D}
+        assert [model.shares(site) for site in model.sites] == [False, True]
+        assert not model.shares("txt_in")
+        assert model.lora_rows("double.0.txt", "values") == FileRows(
+            "lora_unet_double_0_txt_qkv", 2 * D, D, 3 * D
+        )
+        assert model.lora_rows("single.3", "values") == FileRows(
+            "lora_unet_single_3_linear1", 2 * D, D, 7 * D
+        )
+    assert one.weight("single.3", "keys") == FileRows("single.3.linear1.weight", D, D, 7 * D)
+    assert one.bias("double.0.txt", "values") == FileRows("double.0.txt.qkv.bias", 2 * D, D, 3 * D)
+    assert other.weight("single.3", "keys") == FileRows("one.3.attn.to_k.weight", 0, D, D)
+    small = transformer_in_file(TWO_KINDS, fused_file | {"single.3.linear1.weight": (2 * D, D)})
+    with pytest.raises(ModelFileError, match="cannot hold queries, keys and values of its width"):
+        small.weight("single.3", "values")
 
 
 class Weights:
