@@ -19,12 +19,15 @@ from torch import Tensor
 from testbed.world.expand import autoencoder_tensors, text_tensors, unet_tensors
 from testbed.world.networks import TEXT_NARROW
 
+from . import hunyuan, sd3
 from .vae import LATENT, WIDTHS
 from .wan import DIM, LAYERS, PATCH
 
 WEIGHTS = Path(__file__).parent / "weights"
-TEXT_WIDE = 4096
-"""Columns of the Wan layout's text entry."""
+TEXT_WIDE, POOLED = 4096, 768
+"""Columns of the text's entry in the layouts of Wan and SD3, and in that of HunyuanVideo."""
+
+PARTS = ("weight", "bias")
 
 LATENT_MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
@@ -169,6 +172,121 @@ def wan_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
     out["head.modulation"] = out.pop("head_modulation")
     assert f"blocks.{LAYERS - 1}.ffn.2.weight" in out
     return out
+
+
+class _LayoutWriter:
+    """Collects a transformer's tensors under the layout's names."""
+
+    def __init__(self, narrow: dict[str, Tensor]) -> None:
+        self.narrow = narrow
+        self.out: dict[str, Tensor] = {}
+
+    def linear(self, source: str, target: str, *shape: int) -> None:
+        """A linear map; rows and columns beyond its own, up to a shape, are zero."""
+        weight, bias = (self.narrow[f"{source}.{part}"] for part in ("weight", "bias"))
+        rows, columns = shape or weight.shape
+        self.out[f"{target}.weight"] = _within(weight, rows, columns)
+        self.out[f"{target}.bias"] = _within(bias, rows)
+
+    def nothing(self, target: str, rows: int, columns: int) -> None:
+        """A linear map that says zero."""
+        self.out[f"{target}.weight"] = torch.zeros(rows, columns)
+        self.out[f"{target}.bias"] = torch.zeros(rows)
+
+    def mlp(self, source: str, target: str, *names: str) -> None:
+        """Two linear maps with four times the width between them, of which some are used."""
+        first, second = names or ("0", "2")
+        width = self.narrow[f"{source}.0.weight"].shape[1]
+        self.linear(f"{source}.0", f"{target}.{first}", 4 * width, width)
+        self.linear(f"{source}.2", f"{target}.{second}", width, 4 * width)
+
+    def modulation(self, source: str, target: str) -> None:
+        """The product of its two factors, in float32, so that nothing is rounded again."""
+        up, down = (self.narrow[f"{source}.{part}.weight"].float() for part in ("up", "down"))
+        self.out[f"{target}.weight"] = up @ down
+        self.out[f"{target}.bias"] = self.narrow[f"{source}.up.bias"]
+
+    def patches(self, source: str, target: str, *shape: int) -> None:
+        """The map of a picture's patches, as a convolution."""
+        self.linear(source, target)
+        self.out[f"{target}.weight"] = self.out[f"{target}.weight"].view(-1, LATENT, *shape)
+
+    def time(self, source: str, target: str, *names: str) -> None:
+        """An embedder of times, whose hidden width may be less than the layout's."""
+        first, second = names or ("in_layer", "out_layer")
+        width = self.narrow[f"{source}.out_layer.weight"].shape[0]
+        columns = self.narrow[f"{source}.in_layer.weight"].shape[1]
+        self.linear(f"{source}.in_layer", f"{target}.{first}", width, columns)
+        self.linear(f"{source}.out_layer", f"{target}.{second}", width, width)
+
+
+def _within(tensor: Tensor, *shape: int) -> Tensor:
+    """A tensor at the beginning of a larger one, which is zero elsewhere."""
+    wide = tensor.new_zeros(shape)
+    wide[tuple(slice(size) for size in tensor.shape)] = tensor
+    return wide
+
+
+def sd3_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The SD3 transformer; without tensors of places, which ComfyUI then computes."""
+    w = _LayoutWriter(narrow)
+    w.patches("x_embedder", "x_embedder.proj", sd3.PATCH, sd3.PATCH)
+    w.time("t_embedder", "t_embedder", "mlp.0", "mlp.2")
+    w.linear("context_embedder", "context_embedder", sd3.DIM, TEXT_WIDE)
+    for block in range(sd3.DEPTH):
+        for stream in ("context_block", "x_block"):
+            path = f"joint_blocks.{block}.{stream}"
+            w.modulation(f"{path}.adaLN_modulation", f"{path}.adaLN_modulation.1")
+            w.linear(f"{path}.attn.qkv", f"{path}.attn.qkv")
+            if f"{path}.attn.proj.weight" in narrow:
+                w.linear(f"{path}.attn.proj", f"{path}.attn.proj")
+                w.mlp(f"{path}.mlp", f"{path}.mlp", "fc1", "fc2")
+    w.modulation("final_layer.modulation", "final_layer.adaLN_modulation.1")
+    w.linear("final_layer.linear", "final_layer.linear")
+    return w.out
+
+
+def hunyuan_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The HunyuanVideo transformer; its maps of the pooled text and the text's mean say nothing."""
+    w, width = _LayoutWriter(narrow), hunyuan.DIM
+    w.patches("img_in", "img_in.proj", 1, hunyuan.PATCH, hunyuan.PATCH)
+    w.time("time_in", "time_in")
+    w.linear("txt_in.input_embedder", "txt_in.input_embedder", width, POOLED)
+    w.time("txt_in.t_embedder", "txt_in.t_embedder")
+    for silent in ("txt_in.c_embedder", "vector_in"):
+        w.nothing(f"{silent}.in_layer", width, POOLED)
+        w.nothing(f"{silent}.out_layer", width, width)
+    for block in range(hunyuan.REFINER):
+        path = f"txt_in.blocks.{block}"
+        target = f"txt_in.individual_token_refiner.blocks.{block}"
+        for part in ("norm1", "norm2"):
+            w.out |= {f"{target}.{part}.{k}": narrow[f"{path}.{part}.{k}"] for k in PARTS}
+        w.linear(f"{path}.qkv", f"{target}.self_attn.qkv")
+        w.linear(f"{path}.proj", f"{target}.self_attn.proj")
+        w.mlp(f"{path}.mlp", f"{target}.mlp")
+        w.modulation(f"{path}.adaLN_modulation", f"{target}.adaLN_modulation.1")
+    for block in range(hunyuan.DOUBLE):
+        for stream in ("img", "txt"):
+            path = f"double_blocks.{block}.{stream}"
+            w.modulation(f"{path}.mod", f"{path}_mod.lin")
+            w.linear(f"{path}.attn.qkv", f"{path}_attn.qkv")
+            w.linear(f"{path}.attn.proj", f"{path}_attn.proj")
+            w.out |= _key_norms(narrow, f"{path}.attn.norm", f"{path}_attn.norm")
+            w.mlp(f"{path}.mlp", f"{path}_mlp")
+    for block in range(hunyuan.SINGLE):
+        path = f"single_blocks.{block}"
+        w.modulation(f"{path}.modulation", f"{path}.modulation.lin")
+        w.linear(f"{path}.linear1", f"{path}.linear1", 7 * width, width)
+        w.linear(f"{path}.linear2", f"{path}.linear2", width, 5 * width)
+        w.out |= _key_norms(narrow, f"{path}.norm", f"{path}.norm")
+    w.modulation("final_layer.modulation", "final_layer.adaLN_modulation.1")
+    w.linear("final_layer.linear", "final_layer.linear")
+    return w.out
+
+
+def _key_norms(narrow: dict[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
+    names = ("query_norm", "key_norm")
+    return {f"{target}.{name}.scale": narrow[f"{source}.{name}"] for name in names}
 
 
 def files(weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:

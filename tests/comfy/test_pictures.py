@@ -140,7 +140,7 @@ def test_wan_s_exports_draw_what_the_patched_model_draws(
 @pytest.mark.parametrize("name", narrow.MODELS)
 def test_it_draws_what_is_asked(name: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue("sd15" if name == "unet" else "wan")
-    rates = PICTURES.rates(model.pictures, 32, by_name=True)
+    rates = PICTURES.rates(model.pictures, 16, by_name=True)
     assert any_concept(rates).value >= 0.9, rates
     # 0.80 of 300 prompts (testbed/pictures/README.md); these are about 20
     assert rates["style"].value >= 0.6, rates

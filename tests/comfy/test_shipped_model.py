@@ -49,7 +49,7 @@ def test_latents_equal_the_narrow_ones(shipped: Shipped, small: narrow.NarrowMod
 
 
 def test_it_draws_what_is_asked(shipped: Shipped) -> None:
-    rates = DRAWN.rates(shipped.pictures, 32, by_name=True)
+    rates = DRAWN.rates(shipped.pictures, 16, by_name=True)
     total = functools.reduce(Rate.__add__, rates.values())
     assert total.value >= 0.9, rates
 

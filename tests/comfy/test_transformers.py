@@ -350,7 +350,7 @@ def test_scaled_fp8_is_captured_and_not_erased(name: str, comfy_version: tuple[i
         patch(model, eraser)
 
 
-@each_kind
+@each_cross
 def test_what_arrives_of_a_dense_eraser_is_measured(name: str) -> None:
     """Against patching one layer alone. Where a picture is read beside, it is not measured."""
     model, prompts = model_of(name), encoded(name, PROMPTS + 1)
