@@ -157,6 +157,18 @@ def adapted(model: ModelPatcher, encoded: Encoded) -> Encoded:
     return Encoded(vectors.to(encoded.tokens), rest)
 
 
+@torch.no_grad()
+def as_entering(model: ModelPatcher, sites: Sites, vectors: Tensor) -> Tensor:
+    """Vectors of the text encoder (.., D) as the map takes them through which all text enters."""
+    norm = sites.family.before_entry(sites.net)
+    if norm is None:
+        return vectors
+    comfy.model_management.load_models_gpu([model])
+    dtype = model.model.manual_cast_dtype or model.model.get_dtype()
+    normed: Tensor = norm(vectors.to(model.load_device, dtype))
+    return normed.to(vectors)
+
+
 def _said(value: Any, by_rows: bool) -> str:
     """The shape of a row, or the value."""
     if by_rows:

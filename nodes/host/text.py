@@ -14,7 +14,14 @@ from torch import Tensor
 from ...pure_core.anchors import AnchorSet
 from ...pure_core.errors import FitError
 from ...pure_core.text import TextModel, TextTask, TextVectors, repeated
-from .conditioning import ADAPTER_KEY, ADAPTER_TOKENS, adapted, encode, encode_anchors
+from .conditioning import (
+    ADAPTER_KEY,
+    ADAPTER_TOKENS,
+    adapted,
+    as_entering,
+    encode,
+    encode_anchors,
+)
 from .identity import identity
 from .sites import EffectiveWeights, Sites
 
@@ -73,7 +80,8 @@ def _encode(model: ModelPatcher, clip: CLIP, anchors: AnchorSet, sites: Sites) -
     vectors, ends = [], []
     for each, anchor in zip(encoded, anchors, strict=True):
         tokens = layout.read(clip, anchor.prompt)
-        found = adapted(model, each).tokens[0].to("cpu", torch.float64)
+        entering = as_entering(model, sites, adapted(model, each).tokens[0])
+        found = entering.to("cpu", torch.float64)
         vectors.append(layout.one_per_token(found, len(tokens), anchor.prompt))
         ends.append(layout.end(tokens))
     return TextVectors(anchors, tuple(vectors), tuple(ends), layout.start - layout.cut)

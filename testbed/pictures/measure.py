@@ -1,6 +1,6 @@
 """How well the unedited models draw what they are asked, by the judge.
 
-    python -m testbed.pictures.measure unet|wan [COUNT [WEIGHTS]]
+    python -m testbed.pictures.measure unet|wan|sd3|hunyuan [COUNT [WEIGHTS]]
 
 WEIGHTS is a folder of compact weights, for those that are not finished.
 """
@@ -42,7 +42,7 @@ def main(name: str, count: int, weights: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3, 4) or sys.argv[1] not in MODELS:
-        sys.exit("usage: python -m testbed.pictures.measure unet|wan [COUNT [WEIGHTS]]")
+        sys.exit(f"usage: python -m testbed.pictures.measure {'|'.join(MODELS)} [COUNT [WEIGHTS]]")
     main(
         sys.argv[1],
         int(sys.argv[2]) if len(sys.argv) > 2 else 500,

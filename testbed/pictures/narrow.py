@@ -1,4 +1,4 @@
-"""Both models in their narrow form, outside ComfyUI: the same functions, much faster.
+"""The models in their narrow form, outside ComfyUI: the same functions, much faster.
 
 The benchmarks measure with them, and `tests/comfy/test_pictures.py` compares them with ComfyUI on
 the files that `expand.py` writes.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,13 +20,15 @@ from testbed.world import narrow as world
 from testbed.world.networks import Decoder, TextEncoder, UNet
 
 from . import vae
+from .hunyuan import HunyuanVideo
+from .sd3 import SD3
 from .wan import Attention, Wan
 from .words import rows
 
 WEIGHTS = Path(__file__).parent / "weights"
-MODELS = ("unet", "wan")
+MODELS = ("unet", "wan", "sd3", "hunyuan")
 SHIFT = 3.0
-"""What ModelSamplingSD3 is set to for the Wan layout."""
+"""What ModelSamplingSD3 is set to for the transformers."""
 
 CFG = 3.0
 STEPS = 20
@@ -53,21 +56,45 @@ def load_unet(weights: Path = WEIGHTS) -> world.NarrowModel:
     )
 
 
-class NarrowWan(NamedTuple):
-    """Text encoder, transformer and decoder, float32."""
+@dataclass(frozen=True)
+class NarrowFlow:
+    """Text encoder, a transformer that is a rectified flow, and decoder, float32."""
 
     text: TextEncoder
-    transformer: Wan
+    transformer: Any
     decoder: vae.Decoder
     mean: Tensor
     """Of each channel of the autoencoder's latents (16, 1, 1); the transformer's have mean 0."""
 
     deviation: Tensor
     tokens: tuple[int, ...]
+    normed: bool = False
+    """Whether the transformer reads text behind the encoder's final norm."""
 
     def encode(self, texts: list[str]) -> Tensor:
-        """What the last layer of the text encoder says, before the final norm (b, 77, 192)."""
-        return self.text.raw(rows(texts, self.tokens))
+        """What the last layer of the text encoder says (b, 77, 192), with its final norm or not."""
+        words = rows(texts, self.tokens)
+        return self.text(words) if self.normed else self.text.raw(words)
+
+    def given(self, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Latents and times to the flow, for texts that are encoded."""
+        return lambda x, t: self.transformer(x, t, context)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (b, 16, 8, 8) to pictures (b, 3, 64, 64) in [0, 1]."""
+        drawn = self.decoder(latents * self.deviation + self.mean)
+        return ((drawn + 1) / 2).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class NarrowWan(NarrowFlow):
+    """With cross-attention, so that a text is read once, not in every step."""
+
+    transformer: Wan
+
+    def given(self, context: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        reads = self.transformer.read(context)
+        return lambda x, t: self.transformer.flow(x, t, reads)
 
     def cross_attention(self) -> dict[str, Attention]:
         """Cross-attention layers under their names in the layout."""
@@ -76,25 +103,35 @@ class NarrowWan(NamedTuple):
             for i, block in enumerate(self.transformer.blocks)
         }
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (b, 16, 8, 8) to pictures (b, 3, 64, 64) in [0, 1]."""
-        drawn = self.decoder(latents * self.deviation + self.mean)
-        return ((drawn + 1) / 2).clamp(0, 1)
+
+def _around(transformer: nn.Module, name: str, weights: Path) -> dict[str, Any]:
+    """The parts of a model, its transformer filled with the weights of that name."""
+    text, flow, own = (load_file(weights / f"{n}.safetensors") for n in ("text", name, "vae"))
+    tokens = tuple(text.pop("tokens").tolist())
+    mean, deviation = (own[part].float().view(-1, 1, 1) for part in ("mean", "deviation"))
+    return {
+        "text": _fill(TextEncoder(len(tokens)), text),
+        "transformer": _fill(transformer, flow),
+        "decoder": _fill(vae.Decoder(), _decoder(own)),
+        "mean": mean,
+        "deviation": deviation,
+        "tokens": tokens,
+    }
 
 
 def load_wan(weights: Path = WEIGHTS) -> NarrowWan:
     """The Wan layout in float32."""
-    text, wan, own = (load_file(weights / f"{n}.safetensors") for n in ("text", "wan", "vae"))
-    tokens = tuple(text.pop("tokens").tolist())
-    mean, deviation = (own[name].float().view(-1, 1, 1) for name in ("mean", "deviation"))
-    return NarrowWan(
-        _fill(TextEncoder(len(tokens)), text),
-        _fill(Wan(), wan),
-        _fill(vae.Decoder(), _decoder(own)),
-        mean,
-        deviation,
-        tokens,
-    )
+    return NarrowWan(**_around(Wan(), "wan", weights))
+
+
+def load_sd3(weights: Path = WEIGHTS) -> NarrowFlow:
+    """The SD3 layout in float32."""
+    return NarrowFlow(**_around(SD3(), "sd3", weights))
+
+
+def load_hunyuan(weights: Path = WEIGHTS) -> NarrowFlow:
+    """The HunyuanVideo layout in float32."""
+    return NarrowFlow(**_around(HunyuanVideo(), "hunyuan", weights), normed=True)
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:
@@ -115,8 +152,8 @@ def flow_sigmas(steps: int, shift: float = SHIFT, scheduler: str = "simple") -> 
 
 
 @torch.no_grad()
-def sample_wan(
-    model: NarrowWan,
+def sample_flow(
+    model: NarrowFlow,
     texts: list[str],
     noise: Tensor,
     *,
@@ -126,24 +163,21 @@ def sample_wan(
     scheduler: str = "simple",
     run_steps: int | None = None,
 ) -> Tensor:
-    """Euler sampling of one latent (16, 8, 8) per text; conditional rows come first in a call.
-
-    The text is read once, not in every step.
-    """
+    """Euler sampling of one latent (16, 8, 8) per text; conditional rows come first in a call."""
     context = torch.cat([model.encode(texts), model.encode([""]).expand(len(texts), -1, -1)])
-    reads = model.transformer.read(context)
+    predict = model.given(context)
     levels = flow_sigmas(steps, shift, scheduler)
     x = noise * levels[0]
     for i in range(run_steps or steps):
         t = (1000 * levels[i]).expand(2 * len(texts))
-        flow, empty = model.transformer.flow(x.repeat(2, 1, 1, 1), t, reads).chunk(2)
+        flow, empty = predict(x.repeat(2, 1, 1, 1), t).chunk(2)
         x = x + (empty + cfg * (flow - empty)) * (levels[i + 1] - levels[i])
     return x
 
 
 @torch.no_grad()
-def wan_pictures(
-    model: NarrowWan, texts: list[str], seed: int = 0, steps: int = STEPS, cfg: float = CFG
+def flow_pictures(
+    model: NarrowFlow, texts: list[str], seed: int = 0, steps: int = STEPS, cfg: float = CFG
 ) -> Tensor:
     """Pictures (b, 3, 64, 64) in [0, 1], in batches of 32."""
     generator = torch.Generator().manual_seed(seed)
@@ -151,8 +185,16 @@ def wan_pictures(
     out = []
     for start in range(0, len(texts), 32):
         part = slice(start, start + 32)
-        out.append(model.decode(sample_wan(model, texts[part], noise[part], steps=steps, cfg=cfg)))
+        out.append(model.decode(sample_flow(model, texts[part], noise[part], steps=steps, cfg=cfg)))
     return torch.cat(out)
+
+
+sample_wan, wan_pictures = sample_flow, flow_pictures
+FLOWS: dict[str, Callable[[Path], NarrowFlow]] = {
+    "wan": load_wan,
+    "sd3": load_sd3,
+    "hunyuan": load_hunyuan,
+}
 
 
 def sampler(name: str, weights: Path = WEIGHTS, cfg: float = CFG) -> Callable[[list[str]], Tensor]:
@@ -160,8 +202,8 @@ def sampler(name: str, weights: Path = WEIGHTS, cfg: float = CFG) -> Callable[[l
     if name == "unet":
         unet = load_unet(weights)
         return lambda texts: world.pictures(unet, texts, steps=STEPS, cfg=cfg)
-    wan = load_wan(weights)
-    return lambda texts: wan_pictures(wan, texts, cfg=cfg)
+    flow = FLOWS[name](weights)
+    return lambda texts: flow_pictures(flow, texts, cfg=cfg)
 
 
 @contextmanager

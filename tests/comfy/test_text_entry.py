@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes.host.capture import capture
-from comfyui_pure.nodes.host.conditioning import adapted, encode
+from comfyui_pure.nodes.host.conditioning import adapted, as_entering, encode
 from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
@@ -31,6 +31,7 @@ from torch import Tensor
 from testbed.comfy.transformer_measures import (
     ANCHORS,
     PREFIX,
+    captured,
     exported,
     made_up,
     relative,
@@ -39,13 +40,14 @@ from testbed.comfy.transformer_measures import (
     untouched,
 )
 from testbed.comfy.transformers import (
-    KINDS,
+    ALL,
+    encoded,
     qwen_encoder,
     t5_encoder,
 )
 from tests.comfy.test_transformers import ALIGNMENT, each, each_kind, model_of
 
-REFUSED = ("HunyuanDiT", "LTX-2")
+REFUSED = ("HunyuanDiT", "LTX-2", "HiDream", "Lens", "Krea 2")
 """Kinds that read more than one text encoder's tokens, or mix them before."""
 
 
@@ -106,7 +108,7 @@ def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> 
         save_eraser(fitted, path)
         eraser = load_eraser(path)
         assert eraser.widths == sites.widths(text=True)
-        assert set(eraser.widths.values()) == {KINDS[name].width}
+        assert set(eraser.widths.values()) == {ALL[name].width}
         plain = sampled(name, model)
         patched = patch(model, eraser).model
         erased = sampled(name, patched)
@@ -136,6 +138,23 @@ def test_the_entry_has_a_name_in_the_library(tmp_path: Path) -> None:
         f"{name}.lora_A.weight",
         f"{name}.lora_B.weight",
     }
+
+
+@pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
+def test_a_norm_before_the_entry_is_applied(name: str) -> None:
+    """What is fitted on is what the edited map takes, heard in a call of the model itself."""
+    model, sites = model_of(name), Sites.of(model_of(name))
+    prompt, empty = encoded(name, 2)
+    assert sites.entry is not None
+    heard: list[Tensor] = []
+    module = sites.net.get_submodule(sites.entry.module)
+    with untouched(model):
+        handle = module.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+        captured(name, model, [prompt, empty], latents=1)
+        handle.remove()
+        entering = as_entering(model, sites, prompt.tokens)
+    assert relative(entering, prompt.tokens.double()) > 0.1
+    assert relative(entering, heard[0][:1, : entering.shape[1]].double()) <= 1e-6
 
 
 encoder = cache(t5_encoder)
