@@ -26,7 +26,10 @@ from .wan import Attention, Wan
 from .words import rows
 
 WEIGHTS = Path(__file__).parent / "weights"
-MODELS = ("unet", "wan", "sd3", "hunyuan")
+MODELS = ("unet", "wan", "sd3")
+UNFINISHED = ("hunyuan",)
+"""Models whose training has not ended."""
+
 SHIFT = 3.0
 """What ModelSamplingSD3 is set to for the transformers."""
 
