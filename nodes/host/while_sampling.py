@@ -26,7 +26,6 @@ from .sites import Sites
 KEY = "pure_eraser"
 """Of the wrappers, as ComfyUI keeps them."""
 
-
 Named = tuple[str, Tensor, Tensor]
 """A layer's name, its L and its R."""
 
@@ -36,7 +35,7 @@ class ErasingWhileSampling:
 
     def __init__(
         self,
-        factors: tuple[tuple[str, Tensor, Tensor], ...],
+        factors: tuple[Named, ...],
         values: tuple[Rows, ...],
         stream: Stream,
     ) -> None:

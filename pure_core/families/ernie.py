@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .joint import JointTransformer, Kind, TextPlace
-from .site import LatentGeometry, Listener, Site, Stream
+from .joint import JointTransformer, Kind, TextPlace, others
+from .site import Hook, LatentGeometry, Listener, Site, Stream, run_again_before
 from .transformer_file import FileNames, Pattern, Spelling
 
 OWN = Spelling(
@@ -42,39 +42,26 @@ def listen_to_text_part(
     net: nn.Module, site: Site, place: TextPlace, listener: Listener
 ) -> Callable[[], None]:
     """Before every run, run the attention once more with the picture's values zero."""
-    attention = net.get_submodule(site.name)
-    running = False
+    values, out = (net.get_submodule(path) for path in (site.values.module, site.out))
 
-    def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal running
-        rows = None if running else listener.rows(site.name, len(args[0]))
+    def hooks(args: tuple[Any, ...]) -> Sequence[Hook]:
+        rows = listener.rows(site.name, len(args[0]))
         text = place.among(args[0].shape[1])
         if rows is None or text is None:
-            return
+            return ()
 
-        def zero(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-            only = out.new_zeros(out.shape)
-            only[:, text] = out[:, text]
+        def zero(_module: nn.Module, _inputs: Any, made: Tensor) -> Tensor:
+            only = made.new_zeros(made.shape)
+            only[:, text] = made[:, text]
             return only
 
         def hear(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             h = inputs[0][rows]
-            listener.hear(site.name, h[:, : text.start] if text.start else h[:, text.stop :])
+            listener.hear(site.name, h[:, others(text, h.shape[1])])
 
-        running = True
-        hooks = (
-            net.get_submodule(site.values.module).register_forward_hook(zero),
-            net.get_submodule(site.out).register_forward_pre_hook(hear),
-        )
-        try:
-            module(*args, **kwargs)
-        finally:
-            running = False
-            for hook in hooks:
-                hook.remove()
+        return ((values, zero, False), (out, hear, True))
 
-    stop: Callable[[], None] = attention.register_forward_pre_hook(run, with_kwargs=True).remove
-    return stop
+    return run_again_before(net.get_submodule(site.name), hooks)
 
 
 FAMILY = Ernie(

@@ -93,12 +93,6 @@ class Attended(NamedTuple):
         return 2 if self.more.get("skip_reshape") else 1
 
     @property
-    def heads(self) -> int:
-        """Of the queries."""
-        heads: int = self.rest[0] if self.rest else self.more["heads"]
-        return heads
-
-    @property
     def tokens(self) -> int:
         """Of keys and values."""
         return self.v.shape[self.axis]
@@ -159,7 +153,6 @@ class AttentionReader:
         """Whose values were just made, and these."""
 
         self.text = TextPlace()
-        self._hooks = ExitStack()
         with ExitStack() as hooks:
             if stream is not None:
                 hooks.callback(self.text.watch(net, stream))

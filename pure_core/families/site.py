@@ -323,6 +323,40 @@ class Family(Protocol):
         """The model in a file with these tensors, or None if it holds none of this family."""
 
 
+Hook = tuple[nn.Module, Callable[..., Any], bool]
+"""A module, what is called, and whether that is before the module runs."""
+
+
+def run_again_before(
+    attention: nn.Module, hooks: Callable[[tuple[Any, ...]], Sequence[Hook]]
+) -> Callable[[], None]:
+    """Before every run of an attention, run it once more with hooks, until the function that is
+    returned is called.
+
+    Args:
+        hooks: From what it is run with to the hooks of the run before; without any there is none.
+    """
+    running = False
+
+    def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal running
+        wanted = () if running else hooks(args)
+        if not wanted:
+            return
+        running = True
+        with ExitStack() as attached:
+            for where, hook, before in wanted:
+                put = where.register_forward_pre_hook if before else where.register_forward_hook
+                attached.callback(put(hook).remove)
+            try:
+                module(*args, **kwargs)
+            finally:
+                running = False
+
+    stop: Callable[[], None] = attention.register_forward_pre_hook(run, with_kwargs=True).remove
+    return stop
+
+
 def listen_to_outputs(
     net: nn.Module, sites: Sequence[Site], listener: Listener
 ) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .site import LatentGeometry, Listener, Site
+from .site import LatentGeometry, Listener, Site, run_again_before
 from .transformer import CrossTransformer
 from .transformer_file import FileNames, Pattern, Spelling
 
@@ -71,7 +71,6 @@ def listen_to_text_part(net: nn.Module, site: Site, listener: Listener) -> Calla
     The output is linear in the values, so what is left is the text's part.
     """
     attention: Any = net.get_submodule(site.name)
-    running = False
 
     def zero(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
         return torch.zeros_like(out)
@@ -81,24 +80,8 @@ def listen_to_text_part(net: nn.Module, site: Site, listener: Listener) -> Calla
         if rows is not None:
             listener.hear(site.name, inputs[0][rows])
 
-    def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal running
-        if running:
-            return
-        running = True
-        hooks = (
-            getattr(attention, PICTURES).register_forward_hook(zero),
-            attention.o.register_forward_pre_hook(hear),
-        )
-        try:
-            module(*args, **kwargs)
-        finally:
-            running = False
-            for hook in hooks:
-                hook.remove()
-
-    stop: Callable[[], None] = attention.register_forward_pre_hook(run, with_kwargs=True).remove
-    return stop
+    again = ((getattr(attention, PICTURES), zero, False), (attention.o, hear, True))
+    return run_again_before(attention, lambda _: again)
 
 
 FAMILY = Wan(

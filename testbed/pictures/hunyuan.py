@@ -20,6 +20,7 @@ from .transformer import (
     Mlp,
     Modulation,
     TimeEmbedder,
+    after_attention,
     attend,
     by_head,
     plain_norm,
@@ -90,10 +91,7 @@ class Stream(nn.Module):
 
     def end(self, x: Tensor, h: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
         """The stream behind attention."""
-        gate1, shift2, scale2, gate2 = rest
-        x = torch.addcmul(x, gate1, self.attn.proj(h))
-        y = torch.addcmul(shift2, plain_norm(x), 1 + scale2)
-        return torch.addcmul(x, gate2, self.mlp(y))
+        return after_attention(x, h, self.attn.proj, self.mlp, rest)
 
 
 class Double(nn.Module):

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from testbed.world.networks import TEXT_NARROW
 
-from .transformer import Last, Mlp, Modulation, TimeEmbedder, attend, by_head, plain_norm, waves
+from .transformer import (
+    Last,
+    Mlp,
+    Modulation,
+    TimeEmbedder,
+    after_attention,
+    attend,
+    by_head,
+    plain_norm,
+    waves,
+)
 from .vae import LATENT
 
 DEPTH = 4
@@ -52,10 +62,7 @@ class Stream(nn.Module):
 
     def end(self, x: Tensor, h: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
         """The stream behind attention."""
-        gate1, shift2, scale2, gate2 = rest
-        x = torch.addcmul(x, gate1, self.attn.proj(h))
-        y = torch.addcmul(shift2, plain_norm(x), 1 + scale2)
-        return torch.addcmul(x, gate2, self.mlp(y))
+        return after_attention(x, h, self.attn.proj, self.mlp, rest)
 
 
 class Block(nn.Module):

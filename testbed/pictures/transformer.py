@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -65,6 +63,15 @@ class Mlp(nn.Sequential):
         super().__init__(nn.Linear(width, hidden), act, nn.Linear(hidden, width))
 
 
+def after_attention(
+    x: Tensor, h: Tensor, proj: nn.Module, mlp: nn.Module, modulations: tuple[Tensor, ...]
+) -> Tensor:
+    """A stream x with what it read, h, and then with what it makes of that."""
+    gate1, shift2, scale2, gate2 = modulations
+    x = torch.addcmul(x, gate1, proj(h))
+    return torch.addcmul(x, gate2, mlp(torch.addcmul(shift2, plain_norm(x), 1 + scale2)))
+
+
 class TimeEmbedder(nn.Module):
     """A time (b,) in 0 to 1000 to a vector (b, d)."""
 
@@ -114,8 +121,3 @@ def root_mean_square(x: Tensor, weight: Tensor) -> Tensor:
 def by_head(x: Tensor, heads: int) -> Tensor:
     """(b, t, heads d) as (b, heads, t, d)."""
     return rearrange(x, "b t (h d) -> b h t d", h=heads)
-
-
-def scale_of(head: int) -> float:
-    """By which scores are multiplied."""
-    return 1 / math.sqrt(head)

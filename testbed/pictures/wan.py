@@ -15,20 +15,12 @@ from torch.nn import functional as F
 
 from testbed.world.networks import TEXT_NARROW
 
+from .transformer import EPS, FREQUENCIES, rotate, sinusoids
 from .vae import LATENT
 
 DIM, HEADS, LAYERS, HIDDEN = 256, 2, 4, 1024
-FREQUENCIES = 256
 PATCH = 2
 HEAD = DIM // HEADS
-EPS = 1e-6
-
-
-def sinusoids(t: Tensor) -> Tensor:
-    """The 256 cosines and sines of a time (b,) in 0 to 1000."""
-    half = FREQUENCIES // 2
-    angles = t.float()[:, None] * 10000 ** (-torch.arange(half, device=t.device) / half)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def rotations(side: int) -> tuple[Tensor, Tensor]:
@@ -44,13 +36,6 @@ def rotations(side: int) -> tuple[Tensor, Tensor]:
     still = torch.zeros(side * side, HEAD // 2 - 2 * pairs, dtype=torch.float64)
     angles = torch.cat([still, rows, columns], dim=1)
     return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn neighbouring numbers of (b, heads, t, 128) as pairs."""
-    cos, sin = turns
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([cos * a - sin * b, sin * a + cos * b], dim=-1).flatten(-2)
 
 
 class RootMeanSquare(nn.Module):
