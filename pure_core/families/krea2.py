@@ -29,6 +29,6 @@ FAMILY = JointTransformer(
     stream=Stream("txtmlp", None, "blocks.0"),
     reads=stacked,
     mixes_text=True,
-    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=4, patch=2),
+    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, one_frame=True, patch=2),
     size=lambda net: 1024,
 )

@@ -19,7 +19,7 @@ MAGE_CHANNELS = 128
 def geometry(net: Any) -> LatentGeometry:
     if net.in_channels == MAGE_CHANNELS:
         return LatentGeometry(channels=MAGE_CHANNELS, pixels_per_cell=16)
-    return LatentGeometry(channels=16, pixels_per_cell=8, frames=4, patch=2)
+    return LatentGeometry(channels=16, pixels_per_cell=8, one_frame=True, patch=2)
 
 
 FAMILY = JointTransformer(

@@ -133,7 +133,10 @@ class LatentGeometry(NamedTuple):
 
     frames: int = 0
     """Frames of a clip that become one cell of the latent, which then has an axis of frames before
-    height and width; 0 without one. The first frame has a cell of its own."""
+    height and width; 0 for pictures only. The first frame has a cell of its own."""
+
+    one_frame: bool = False
+    """Whether a picture's latent has the axis of frames too, of length 1."""
 
     patch: int = 1
     """Cells of a row or column that become one position of the first layer."""
@@ -144,7 +147,9 @@ class LatentGeometry(NamedTuple):
     def cells(self, width: int, height: int, length: int = 1) -> tuple[int, ...]:
         """(channels, height, width) of the latent of a picture, or (channels, frames, height,
         width) of a clip of `length` frames, in cells."""
-        clip = (1 + (length - 1) // self.frames,) if self.frames else ()
+        clip = (1,) if self.one_frame else ()
+        if self.frames:
+            clip = (1 + (length - 1) // self.frames,)
         side = self.pixels_per_cell
         return (self.channels, *clip, height // side, width // side)
 
