@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
 from comfyui_pure.pure_core.text import TextTask
 
 from testbed.comfy.erasable import Captured
+from testbed.world.measure import Rate, Scores, Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 MOST_CELLS = max(method.cells for method in METHODS.values())
 """With these a capture serves every method."""
+
+COUNTED = ("by name", "by description", "neighbours", "unlisted", "everything else")
+"""Heads of a table's columns for `Scores`."""
 
 
 def fit_method(
@@ -34,6 +39,18 @@ def fit_method(
     if method in TEXT_METHODS:
         return fit_text(method, task(), **settings)
     return fit(method, *captured(), **settings)
+
+
+def scored(model: Any, trial: Trial, eraser: Eraser | None) -> Scores:
+    """What the judge sees of a model with an eraser in it."""
+    with model.erased(eraser) as sampler:
+        return trial.score(sampler)
+
+
+def summed(entries: Iterable[Mapping[str, Any]]) -> Scores:
+    """The scores in entries of a ledger, together."""
+    scores = (Scores(*(Rate(*each[name]) for name in Scores._fields)) for each in entries)
+    return functools.reduce(Scores.__add__, scores)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

@@ -23,14 +23,13 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
 
-from benchmarks.common import MOST_CELLS, RESULTS, markdown
+from benchmarks.common import COUNTED, MOST_CELLS, RESULTS, markdown, scored, summed
 from benchmarks.models import MODELS
 from testbed.comfy.erasable import Captured
-from testbed.world.measure import Concepts, Rate, Scores, Trial
+from testbed.world.measure import Concepts, Scores, Trial
 
 FIELDS = ("kind", "concept", "method", "heads", "settings")
 
@@ -88,12 +87,6 @@ def measured(
     return {**scores._asdict(), "arrives": [min(shares), statistics.fmean(shares), max(shares)]}
 
 
-def scored(model: Any, trial: Trial, eraser: Eraser | None) -> Scores:
-    """What the judge sees."""
-    with model.erased(eraser) as sampler:
-        return trial.score(sampler)
-
-
 def points(kinds: Concepts, concepts: int, most: int) -> Iterator[tuple[str, str, str, str, str]]:
     """The ledger's keys, kind by kind within a setting, so that early rows are whole."""
     tried = [
@@ -124,17 +117,13 @@ def table(ledger: Ledger, kinds: Concepts) -> str:
             if kind not in groups:
                 continue
             entries = groups[kind]
-            scores = functools.reduce(
-                Scores.__add__,
-                (Scores(*(Rate(*each[name]) for name in Scores._fields)) for each in entries),
-            )
+            scores = summed(entries)
             share = _share([each["arrives"] for each in entries if each["arrives"]])
             mean = f"{scores.harmonic_mean:.3f}"
             rows.append((kind, method, heads, settings, share, *scores, mean))
     rows.sort(key=lambda row: (["all", *kinds].index(row[0]), row[1] != UNEDITED[0]))
-    heads_ = ("by name", "by description", "neighbours", "unlisted", "everything else")
     return markdown(
-        ("kind", "method", "heads", "settings", "arrives (least, mean, most)", *heads_, "H"), rows
+        ("kind", "method", "heads", "settings", "arrives (least, mean, most)", *COUNTED, "H"), rows
     )
 
 

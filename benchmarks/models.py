@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from benchmarks.narrow import NarrowUNet, NarrowWan
+from benchmarks.narrow import NarrowUNet, NarrowWan, narrow_hunyuan, narrow_sd3
 from testbed.comfy.pictures import Sd15, WanPictures
 from testbed.comfy.shipped import Shipped
 from testbed.pictures.measure import PICTURES
@@ -32,4 +32,6 @@ MODELS: dict[str, Tested] = {
     ),
     "wan-comfyui": Tested(PICTURES, WanPictures, "real pictures, Wan 2.1 layout, in ComfyUI"),
     "wan": Tested(PICTURES, NarrowWan, "real pictures, Wan 2.1 layout, narrow form"),
+    "sd3": Tested(PICTURES, narrow_sd3, "real pictures, SD3 layout, narrow form"),
+    "hunyuan": Tested(PICTURES, narrow_hunyuan, "real pictures, HunyuanVideo layout, narrow form"),
 }

@@ -6,17 +6,21 @@ They compute the same functions as the files that ComfyUI loads, some ten times 
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from testbed.comfy import inprocess
 from testbed.pictures import narrow as real
+from testbed.pictures.hunyuan import HEADS as HUNYUAN_HEADS
+from testbed.pictures.sd3 import HEADS as SD3_HEADS
 from testbed.pictures.wan import HEADS as WAN_HEADS
 from testbed.world import narrow
 from testbed.world.expand import INNER
@@ -29,7 +33,7 @@ inprocess.enter()
 from comfyui_pure.pure_core.activations import Activations
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.arrival import ArrivalMeter, Values
-from comfyui_pure.pure_core.eraser import Eraser, LayerEraser
+from comfyui_pure.pure_core.eraser import USUALLY, AtShared, Eraser, LayerEraser
 from comfyui_pure.pure_core.families import Role
 from comfyui_pure.pure_core.methods import METHODS
 from comfyui_pure.pure_core.model_identity import ModelIdentity
@@ -243,3 +247,95 @@ class NarrowWan(Narrow):
     def text_model(self) -> TextModel:
         entry = self.model.transformer.text_embedding[0]
         return TextModel((ENTRY,), lambda *_: entry.weight, self.identity, at_entry=True)
+
+
+class NarrowJointModel(Narrow):
+    """A layout whose text and picture share one attention.
+
+    Values are edited where attention takes them, which is the same as editing rows and bias of what
+    makes them.
+    """
+
+    shape = (16, 8, 8)
+    sampling = staticmethod(functools.partial(real.sample_flow, scheduler=TRAJECTORY.scheduler))
+
+    def __init__(
+        self,
+        model: real.NarrowJoint,
+        family: str,
+        heads: int,
+        entry: str,
+        shared: str = "",
+    ) -> None:
+        """`shared` begins the names of blocks whose text and picture share weights."""
+        self.attentions = model.joint_attention()
+        super().__init__(model, self.attentions)
+        self.heads, self.identity = heads, ModelIdentity("narrow", family=family)
+        self.entry, self.shared = entry, shared
+        self.at_shared: AtShared = USUALLY
+        self.part: real.Part = "text"
+        self.pictures = functools.partial(real.flow_pictures, model)
+
+    def recording(  # type: ignore[override]
+        self, model: real.NarrowJoint, cells: int
+    ) -> AbstractContextManager[narrow.Recorded]:
+        return real.recording_joint(model, cells, self.part)
+
+    def hearing(self, part: real.Part) -> NarrowJointModel:
+        """The same, which captures another part of h."""
+        other = copy.copy(self)
+        other.part = part
+        other.captured = functools.lru_cache(maxsize=8)(other._capture)
+        return other
+
+    def shares(self, name: str) -> bool:
+        """Whether text and picture share their weights in this block."""
+        return bool(self.shared) and name.startswith(self.shared)
+
+    @contextmanager
+    def erased(self, eraser: Eraser | None) -> Iterator[Sampler]:
+        if eraser is None or eraser.space == "text":
+            with super().erased(eraser) as sampler:
+                yield sampler
+            return
+        with ExitStack() as hooks:
+            for name, layer in eraser.layers.items():
+                shared = self.shares(name)
+                if layer.rank and not (shared and self.at_shared == "left alone"):
+                    both = shared and self.at_shared == "in the weights"
+                    edit = functools.partial(self._edit, layer, eraser, both)
+                    hook = self.attentions[name].register_forward_pre_hook(edit)
+                    hooks.callback(hook.remove)
+            yield self.pictures
+
+    def _edit(
+        self, layer: LayerEraser, eraser: Eraser, both: bool, _module: Any, inputs: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """Multiply values by E, and keys where they are edited."""
+        q, k, v, text = inputs
+        read = {"keys": k, "values": v}
+        for role in eraser.roles:
+            rows = rearrange(read[role], "b h t d -> b t (h d)").clone()
+            tokens = slice(None) if both else slice(text)
+            edited = layer.scaled(eraser.strength)(rows[:, tokens])
+            rows[:, tokens] = edited
+            read[role] = rearrange(rows, "b t (h d) -> b h t d", h=self.heads)
+        return q, read["keys"], read["values"], text
+
+    def edits(self, eraser: Eraser) -> Iterator[tuple[nn.Linear, LayerEraser]]:
+        yield self.model.transformer.get_submodule(self.entry), eraser.layers[self.entry]
+
+    def text_model(self) -> TextModel:
+        entry = self.model.transformer.get_submodule(self.entry)
+        return TextModel((self.entry,), lambda *_: entry.weight, self.identity, at_entry=True)
+
+
+def narrow_sd3() -> NarrowJointModel:
+    """The SD3 layout."""
+    return NarrowJointModel(real.load_sd3(), "sd3", SD3_HEADS, "context_embedder")
+
+
+def narrow_hunyuan() -> NarrowJointModel:
+    """The HunyuanVideo layout."""
+    entry, shared = "txt_in.input_embedder", "single_blocks."
+    return NarrowJointModel(real.load_hunyuan(), "hunyuan_video", HUNYUAN_HEADS, entry, shared)

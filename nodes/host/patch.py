@@ -133,7 +133,7 @@ def patch(model: ModelPatcher, eraser: Eraser) -> Patched:
     adapters, shared = _adapters(sites, eraser), _at_shared(sites, eraser)
     patched = model.clone()
     if eraser.strength == 0 or not (adapters or shared.layers):
-        return Patched(patched, _nothing(eraser))
+        return Patched(patched, _nothing(eraser, shared))
     if shared.layers:
         erase_while_sampling(patched, sites, shared.layers)
     refused = adapters.keys() - set(patched.add_patches(adapters, eraser.strength))
@@ -184,9 +184,11 @@ def _at_shared(sites: Sites, eraser: Eraser) -> _Shared:
     return _Shared(layers, f"{start}the text's values are erased while sampling.")
 
 
-def _nothing(eraser: Eraser) -> str:
+def _nothing(eraser: Eraser, shared: _Shared) -> str:
     if eraser.strength == 0:
         return "Nothing is changed: the strength is 0."
+    if shared.left:
+        return f"Nothing is changed. {shared.summary}"
     return "Nothing is changed: the eraser has no direction in the chosen layers (rank 0)."
 
 

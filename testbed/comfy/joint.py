@@ -291,6 +291,9 @@ ERNIE = {
     "text_in_dim": TEXT,
     "rope_axes_dim": (8, 12, 12),
 }
+KREA_LAYERS, KREA_TEXT = 12, 16
+"""Layers of the text encoder that are read, and the width of each."""
+
 KREA = {
     "image_model": "krea2",
     "features": 64,
@@ -299,8 +302,8 @@ KREA = {
     "layers": 2,
     "heads": 4,
     "kvheads": 2,
-    "txtlayers": 3,
-    "txtdim": TEXT // 3,
+    "txtlayers": KREA_LAYERS,
+    "txtdim": KREA_TEXT,
     "txtheads": 2,
     "txtkvheads": 2,
     "multiplier": 2,
@@ -367,7 +370,7 @@ JOINT = {
     "Z-Image": Kind("lumina2", "ZImage", Z_IMAGE, 2),
     "Lumina 2": Kind("lumina2", "Lumina2", LUMINA, 2),
     "OmniGen 2": Kind("omnigen2", "Omnigen2", OMNIGEN, 2, beside=_one_mask),
-    "Krea 2": Kind("krea2", "Krea2", KREA, 2),
+    "Krea 2": Kind("krea2", "Krea2", KREA, 2, width=KREA_LAYERS * KREA_TEXT),
     "ERNIE-Image": Kind("ernie", "ErnieImage", ERNIE, 2),
     "Ideogram 4": Kind("ideogram4", "Ideogram4", IDEOGRAM, 2),
     "CogVideoX": Kind("cogvideox", "CogVideoX_T2V", COGVIDEO, 2),

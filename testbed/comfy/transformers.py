@@ -6,8 +6,11 @@ text is made up as the vectors that an encoder would give: what a text encoder d
 
 from __future__ import annotations
 
+import importlib
 import os
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from comfyui_pure.nodes.host.conditioning import Encoded
@@ -18,7 +21,7 @@ from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders.pixart_t5 import PixArtTokenizer, pixart_te
-from testbed.comfy.joint import JOINT
+from testbed.comfy.joint import JOINT, KREA_TEXT
 from testbed.comfy.kind import TEXT, TOKENS, Kind
 
 CPU = torch.device("cpu")
@@ -371,33 +374,64 @@ def t5_encoder() -> comfy.sd.CLIP:
     return clip
 
 
+class Encoder(NamedTuple):
+    """A text encoder that is a Qwen, with its own tokenizers."""
+
+    module: str
+    """In `comfy.text_encoders`, with `te`."""
+
+    tokenizer: str
+    config: str
+    """What ComfyUI calls the part that is a language model."""
+
+    filled: tuple[str, ...]
+    """What gets weights; nothing reads a vision tower."""
+
+    change: Mapping[str, int] = MappingProxyType({})
+
+
 QWEN = {
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+ENCODERS = {
+    "kandinsky5": Encoder(
+        "kandinsky5",
+        "Kandinsky5TokenizerImage",
+        "qwen25_7b",
+        ("qwen25_7b.transformer.model", "clip_l"),
+        {"hidden_size": TEXT},
+    ),
+    "cosmos2": Encoder("anima", "AnimaTokenizer", "qwen3_06b", ("qwen3_06b.transformer.model",)),
+    "lumina2": Encoder(
+        "z_image",
+        "ZImageTokenizer",
+        "qwen3_4b",
+        ("qwen3_4b.transformer.model",),
+        {"hidden_size": TEXT, "num_hidden_layers": 3},
+    ),
+    "krea2": Encoder(
+        "krea2",
+        "Krea2Tokenizer",
+        "qwen3vl_4b",
+        ("qwen3vl_4b.transformer.model",),
+        {"hidden_size": KREA_TEXT, "num_hidden_layers": 36},
+    ),
+}
+"""By family: Kandinsky's, Anima's, Z-Image's and Krea 2's."""
 
 
 def qwen_encoder(name: str) -> comfy.sd.CLIP:
-    """Kandinsky's or Anima's text encoder with its own tokenizers and few layers.
-
-    Kandinsky's vision tower stays without weights: nothing reads it.
-    """
-    if ALL[name].family == "kandinsky5":
-        from comfy.text_encoders import kandinsky5
-
-        model = kandinsky5.te()  # codespell:ignore te
-        target = ClipTarget(kandinsky5.Kandinsky5TokenizerImage, model)
-        small = {"qwen25_7b_model_config": {**QWEN, "hidden_size": TEXT}}
-    else:
-        from comfy.text_encoders import anima
-
-        target = ClipTarget(anima.AnimaTokenizer, anima.te())  # codespell:ignore te
-        small = {"qwen3_06b_model_config": QWEN}
-    clip = comfy.sd.CLIP(target, model_options={**small, "dtype": torch.float32})
+    """The text encoder of one of `ALL`, few channels wide."""
+    about = ENCODERS[ALL[name].family]
+    module = importlib.import_module(f"comfy.text_encoders.{about.module}")
+    target = ClipTarget(getattr(module, about.tokenizer), module.te())  # codespell:ignore te
+    small = {f"{about.config}_model_config": QWEN | dict(about.change), "dtype": torch.float32}
+    clip = comfy.sd.CLIP(target, model_options=small)
     for path, part in clip.cond_stage_model.named_modules():
-        if path in ("qwen25_7b.transformer.model", "clip_l", "qwen3_06b.transformer.model"):
+        if path in about.filled:
             randomise(part, 0)
     return clip
 

@@ -16,6 +16,7 @@ from testbed.world.networks import TEXT_NARROW
 
 from .transformer import (
     EPS,
+    JointAttention,
     Last,
     Mlp,
     Modulation,
@@ -100,13 +101,14 @@ class Double(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.img, self.txt = Stream(), Stream()
+        self.attention = JointAttention()
 
     def forward(self, text: Tensor, x: Tensor, vector: Tensor, turns: Turns) -> tuple[Tensor, ...]:
         said, said_rest = self.txt.begin(text, vector)
         seen, seen_rest = self.img.begin(x, vector)
         q, k, v = (torch.cat(each, dim=2) for each in zip(said, seen, strict=True))
-        h = attend(rotate(q, turns), rotate(k, turns), v)
         tokens = text.shape[1]
+        h = self.attention(rotate(q, turns), rotate(k, turns), v, tokens)
         text = self.txt.end(text, h[:, :tokens], said_rest)
         return text, self.img.end(x, h[:, tokens:], seen_rest)
 
@@ -120,15 +122,16 @@ class Single(nn.Module):
         self.linear1 = nn.Linear(DIM, 3 * DIM + HIDDEN)
         self.linear2 = nn.Linear(DIM + HIDDEN, DIM)
         self.norm = Norm()
+        self.attention = JointAttention()
 
-    def forward(self, x: Tensor, vector: Tensor, turns: Turns) -> Tensor:
+    def forward(self, x: Tensor, tokens: int, vector: Tensor, turns: Turns) -> Tensor:
         shift, scale, gate = self.modulation(vector)
         *read, hidden = self.linear1(torch.addcmul(shift, plain_norm(x), 1 + scale)).split(
             [DIM, DIM, DIM, HIDDEN], dim=-1
         )
         q, k, v = (by_head(each, HEADS) for each in read)
         q, k = self.norm(q, k)
-        h = attend(rotate(q, turns), rotate(k, turns), v)
+        h = self.attention(rotate(q, turns), rotate(k, turns), v, tokens)
         hidden = nn.functional.gelu(hidden, approximate="tanh")
         return torch.addcmul(x, gate, self.linear2(torch.cat([h, hidden], dim=-1)))
 
@@ -191,7 +194,7 @@ class HunyuanVideo(nn.Module):
             text, x = block(text, x, vector, turns)
         x = torch.cat([text, x], dim=1)
         for block in self.single_blocks:
-            x = block(x, vector, turns)
+            x = block(x, tokens, vector, turns)
         x = self.final_layer(x[:, tokens:], vector)
         return rearrange(
             x, "b (h w) (c p q) -> b c (h p) (w q)", h=side, p=PATCH, q=PATCH, c=LATENT

@@ -7,10 +7,10 @@ the files that `expand.py` writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -22,6 +22,7 @@ from testbed.world.networks import Decoder, TextEncoder, UNet
 from . import vae
 from .hunyuan import HunyuanVideo
 from .sd3 import SD3
+from .transformer import JointAttention, attend
 from .wan import Attention, Wan
 from .words import rows
 
@@ -107,6 +108,19 @@ class NarrowWan(NarrowFlow):
         }
 
 
+@dataclass(frozen=True)
+class NarrowJoint(NarrowFlow):
+    """With text and picture in one attention."""
+
+    def joint_attention(self) -> dict[str, JointAttention]:
+        """Block -> its attention."""
+        return {
+            name.removesuffix(".attention"): module
+            for name, module in self.transformer.named_modules()
+            if isinstance(module, JointAttention)
+        }
+
+
 def _around(transformer: nn.Module, name: str, weights: Path) -> dict[str, Any]:
     """The parts of a model, its transformer filled with the weights of that name."""
     text, flow, own = (load_file(weights / f"{n}.safetensors") for n in ("text", name, "vae"))
@@ -127,14 +141,14 @@ def load_wan(weights: Path = WEIGHTS) -> NarrowWan:
     return NarrowWan(**_around(Wan(), "wan", weights))
 
 
-def load_sd3(weights: Path = WEIGHTS) -> NarrowFlow:
+def load_sd3(weights: Path = WEIGHTS) -> NarrowJoint:
     """The SD3 layout in float32."""
-    return NarrowFlow(**_around(SD3(), "sd3", weights))
+    return NarrowJoint(**_around(SD3(), "sd3", weights))
 
 
-def load_hunyuan(weights: Path = WEIGHTS) -> NarrowFlow:
+def load_hunyuan(weights: Path = WEIGHTS) -> NarrowJoint:
     """The HunyuanVideo layout in float32."""
-    return NarrowFlow(**_around(HunyuanVideo(), "hunyuan", weights), normed=True)
+    return NarrowJoint(**_around(HunyuanVideo(), "hunyuan", weights), normed=True)
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:
@@ -214,4 +228,30 @@ def recording(model: NarrowWan, cells: int = 1) -> Iterator[world.Recorded]:
     """Collect activations for as long as the block runs; the U-Net has the drawn world's."""
     outputs = {name: layer.o for name, layer in model.cross_attention().items()}
     with world.recording_inputs(outputs, cells) as found:
+        yield found
+
+
+Part = Literal["text", "picture", "both"]
+"""Whose values h is made of."""
+
+
+@contextmanager
+def recording_joint(
+    model: NarrowJoint, cells: int = 1, part: Part = "text"
+) -> Iterator[world.Recorded]:
+    """Collect what the picture's tokens read, of the text's values, the picture's or both."""
+    attentions = model.joint_attention()
+    listeners = {name: nn.Identity() for name in attentions}
+
+    def hear(name: str, inputs: tuple[Any, ...]) -> None:
+        q, k, v, text = inputs
+        v = v.clone()
+        if part != "both":
+            v[:, :, slice(text, None) if part == "text" else slice(text)] = 0
+        listeners[name](attend(q[:, :, text - k.shape[2] :], k, v))
+
+    with ExitStack() as hooks, world.recording_inputs(listeners, cells) as found:
+        for name, attention in attentions.items():
+            hook = attention.register_forward_pre_hook(lambda _, own, name=name: hear(name, own))
+            hooks.callback(hook.remove)
         yield found

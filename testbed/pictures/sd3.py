@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from testbed.world.networks import TEXT_NARROW
 
 from .transformer import (
+    JointAttention,
     Last,
     Mlp,
     Modulation,
     TimeEmbedder,
     after_attention,
-    attend,
     by_head,
     plain_norm,
     waves,
@@ -71,6 +71,7 @@ class Block(nn.Module):
     def __init__(self, last: bool) -> None:
         super().__init__()
         self.context_block, self.x_block = Stream(last), Stream()
+        self.attention = JointAttention()
         self.last = last
 
     def forward(self, text: Tensor, x: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +80,7 @@ class Block(nn.Module):
         q, k, v = (torch.cat(each, dim=2) for each in zip(said, seen, strict=True))
         if self.last:
             q = seen[0]
-        h = attend(q, k, v)
+        h = self.attention(q, k, v, text.shape[1])
         tokens = 0 if self.last else text.shape[1]
         if not self.last:
             text = self.context_block.end(text, h[:, :tokens], said_rest)

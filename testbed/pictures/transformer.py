@@ -30,6 +30,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h t d -> b t (h d)")
 
 
+class JointAttention(nn.Module):
+    """Of all to all, where the first tokens of keys and values are the text's.
+
+    A module of its own, so that what goes in and out can be heard and changed.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, text: int) -> Tensor:
+        """(b, heads, t, d) and the number of the text's tokens to (b, t, heads d)."""
+        return attend(q, k, v)
+
+
 def plain_norm(x: Tensor) -> Tensor:
     """Over the last axis, without weights."""
     return F.layer_norm(x, x.shape[-1:], eps=EPS)
