@@ -92,9 +92,10 @@ def ways(model: NarrowJointModel) -> Iterator[Way]:
         yield Way(*fit_by, TEXT, JOINT)
         for sites in (ALL, SHARED) if model.shared else ():
             yield Way(*fit_by, TEXT, sites, "while sampling")
-            for fitted_on in (BOTH, KEEPING, TEXT):
-                if fitted_on != KEEPING or fit_by[:2] == ("ridge", BY_HEAD):
-                    yield Way(*fit_by, fitted_on, sites, "in the weights")
+            yield Way(*fit_by, BOTH, sites, "in the weights")
+            yield Way(*fit_by, TEXT, sites, "in the weights")
+            for shared in ("in the weights", "while sampling") if fit_by == FITS[0] else ():
+                yield Way(*fit_by, KEEPING, sites, shared)
         yield Way(*fit_by, BOTH, JOINT)
     for method in AT_ENTRY:
         yield Way(method, sites="the text's entry")

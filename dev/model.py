@@ -47,6 +47,9 @@ PICTURES = World(
         "diffusion_models/pictures-wan.safetensors",
         "text_encoders/pictures-clip-l.safetensors",
         "vae/pictures-wan-vae.safetensors",
+        "checkpoints/pictures-sd3.safetensors",
+        "diffusion_models/pictures-hunyuan.safetensors",
+        "vae/pictures-hunyuan-vae.safetensors",
     ),
     reads=("testbed/world",),
 )

@@ -8,9 +8,12 @@ import torch
 
 from testbed.comfy.kind import TEXT, TOKENS, Kind
 
+POOLED = 32
+"""Width of the vector of a whole prompt."""
+
 
 def _pooled(random: torch.Generator) -> dict[str, Any]:
-    return {"pooled_output": torch.randn(1, 32, generator=random)}
+    return {"pooled_output": torch.randn(1, POOLED, generator=random)}
 
 
 def _no_pooled(_: torch.Generator) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from testbed.comfy import inprocess
 
 inprocess.enter()
 
-from testbed.comfy.transformers import ALL, ENCODERS, qwen_encoder, transformer
+from testbed.comfy.transformers import ALL, ENCODERS, small_encoder, transformer
 
-NAMES = [name for name, kind in ALL.items() if kind.family in ENCODERS]
+ENCODED = [name for name, kind in ALL.items() if kind.family in ENCODERS]
 
 
 class SmallTransformer:
@@ -41,10 +41,10 @@ class SmallTextEncoder:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"name": (NAMES,)}}
+        return {"required": {"name": (ENCODED,)}}
 
     def load(self, name: str) -> tuple[Any]:
-        return (qwen_encoder(name),)
+        return (small_encoder(name),)
 
 
 NODE_CLASS_MAPPINGS = {"SmallTransformer": SmallTransformer, "SmallTextEncoder": SmallTextEncoder}

@@ -194,9 +194,16 @@ def execute(node: type, **inputs: Any) -> tuple[Any, ...]:
     return getattr(node(), node.FUNCTION)(**inputs)
 
 
-def unserved() -> ModelPatcher:
-    """A model of no family that is known: Stable Cascade, without weights."""
-    config = comfy.supported_models.Stable_Cascade_B({"stable_cascade_stage": "b"})
+UNSERVED: dict[str, dict[str, Any]] = {
+    "Stable_Cascade_B": {"stable_cascade_stage": "b"},
+    "HiDreamO1": {"image_model": "hidream_o1"},
+}
+"""What models of no family that is known are built with."""
+
+
+def unserved(name: str = "Stable_Cascade_B") -> ModelPatcher:
+    """One of `UNSERVED`, without weights."""
+    config = getattr(comfy.supported_models, name)(dict(UNSERVED[name]))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=torch.device("meta"))
     return ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))

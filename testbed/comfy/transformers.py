@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +19,7 @@ import comfy.supported_models
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models_base import ClipTarget
-from comfy.text_encoders.pixart_t5 import PixArtTokenizer, pixart_te
-from testbed.comfy.joint import JOINT, KREA_TEXT
+from testbed.comfy.joint import JOINT, KREA_TEXT, POOLED
 from testbed.comfy.kind import TEXT, TOKENS, Kind
 
 CPU = torch.device("cpu")
@@ -363,31 +361,21 @@ def encodings(kind: Kind, prompts: int, seed: int = 0) -> list[Encoded]:
     ]
 
 
-def t5_encoder() -> comfy.sd.CLIP:
-    """PixArt's text encoder with its own tokenizer and vectors of `TEXT` numbers."""
-    small = {"d_model": TEXT, "d_ff": 64, "d_kv": 12, "num_heads": 4, "num_layers": 2}
-    clip = comfy.sd.CLIP(
-        ClipTarget(PixArtTokenizer, pixart_te()),
-        model_options={"t5xxl_model_config": small, "dtype": torch.float32},
-    )
-    randomise(clip.cond_stage_model, 0)
-    return clip
-
-
 class Encoder(NamedTuple):
-    """A text encoder that is a Qwen, with its own tokenizers."""
+    """A text encoder, with its own tokenizers."""
 
     module: str
-    """In `comfy.text_encoders`, with `te`."""
+    """In `comfy.text_encoders`."""
 
     tokenizer: str
-    config: str
-    """What ComfyUI calls the part that is a language model."""
+    parts: Mapping[str, Mapping[str, int]]
+    """Configuration of each part that is given few channels, as ComfyUI calls them."""
 
     filled: tuple[str, ...]
     """What gets weights; nothing reads a vision tower."""
 
-    change: Mapping[str, int] = MappingProxyType({})
+    make: str = "te"
+    """In the module, gives the class."""
 
 
 QWEN = {
@@ -396,40 +384,57 @@ QWEN = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+T5 = {"d_model": TEXT, "d_ff": 64, "d_kv": 12, "num_heads": 4, "num_layers": 2}
+CLIP_L = {
+    "hidden_size": POOLED,
+    "projection_dim": POOLED,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+}
 ENCODERS = {
+    "pixart": Encoder(
+        "pixart_t5", "PixArtTokenizer", {"t5xxl": T5}, ("t5xxl.transformer",), "pixart_te"
+    ),
+    "flux": Encoder(
+        "flux",
+        "FluxTokenizer",
+        {"t5xxl": T5, "clip_l": CLIP_L},
+        ("t5xxl.transformer", "clip_l.transformer"),
+        "flux_clip",
+    ),
     "kandinsky5": Encoder(
         "kandinsky5",
         "Kandinsky5TokenizerImage",
-        "qwen25_7b",
+        {"qwen25_7b": QWEN | {"hidden_size": TEXT}},
         ("qwen25_7b.transformer.model", "clip_l"),
-        {"hidden_size": TEXT},
     ),
-    "cosmos2": Encoder("anima", "AnimaTokenizer", "qwen3_06b", ("qwen3_06b.transformer.model",)),
+    "cosmos2": Encoder(
+        "anima", "AnimaTokenizer", {"qwen3_06b": QWEN}, ("qwen3_06b.transformer.model",)
+    ),
     "lumina2": Encoder(
         "z_image",
         "ZImageTokenizer",
-        "qwen3_4b",
+        {"qwen3_4b": QWEN | {"hidden_size": TEXT, "num_hidden_layers": 3}},
         ("qwen3_4b.transformer.model",),
-        {"hidden_size": TEXT, "num_hidden_layers": 3},
     ),
     "krea2": Encoder(
         "krea2",
         "Krea2Tokenizer",
-        "qwen3vl_4b",
+        {"qwen3vl_4b": QWEN | {"hidden_size": KREA_TEXT, "num_hidden_layers": 36}},
         ("qwen3vl_4b.transformer.model",),
-        {"hidden_size": KREA_TEXT, "num_hidden_layers": 36},
     ),
 }
-"""By family: Kandinsky's, Anima's, Z-Image's and Krea 2's."""
+"""By family: of Cosmos 2 that of Anima, of Lumina 2 that of Z-Image."""
 
 
-def qwen_encoder(name: str) -> comfy.sd.CLIP:
+def small_encoder(name: str) -> comfy.sd.CLIP:
     """The text encoder of one of `ALL`, few channels wide."""
     about = ENCODERS[ALL[name].family]
     module = importlib.import_module(f"comfy.text_encoders.{about.module}")
-    target = ClipTarget(getattr(module, about.tokenizer), module.te())  # codespell:ignore te
-    small = {f"{about.config}_model_config": QWEN | dict(about.change), "dtype": torch.float32}
-    clip = comfy.sd.CLIP(target, model_options=small)
+    target = ClipTarget(getattr(module, about.tokenizer), getattr(module, about.make)())
+    small = {f"{part}_model_config": dict(config) for part, config in about.parts.items()}
+    clip = comfy.sd.CLIP(target, model_options={**small, "dtype": torch.float32})
     for path, part in clip.cond_stage_model.named_modules():
         if path in about.filled:
             randomise(part, 0)

@@ -1,15 +1,17 @@
-"""Writes the two models as files that stock ComfyUI loads.
+"""Writes the models as files that stock ComfyUI loads.
 
     python -m testbed.pictures.expand FOLDER
 
-The SD 1.5 layout is one checkpoint (CheckpointLoaderSimple). The Wan 2.1 layout is three files:
-diffusion model (UNETLoader), text encoder (CLIPLoader, type sd3) and autoencoder (VAELoader). The
-text encoder is the same in both.
+The layouts of SD 1.5 and SD3 are one checkpoint each (CheckpointLoaderSimple), those of Wan 2.1 and
+HunyuanVideo three files: diffusion model (UNETLoader), text encoder (CLIPLoader, type sd3 for Wan
+and stable_diffusion for HunyuanVideo) and autoencoder (VAELoader). The text encoder is the same in
+all, and of the autoencoders only that of SD 1.5 has latents of its own.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,11 +41,25 @@ LATENT_DEVIATION = (
 )
 """By which ComfyUI scales what goes to the Wan autoencoder's decoder, channel by channel."""
 
+HUNYUAN_SCALE = 0.476986
+SD3_SCALE, SD3_SHIFT = 1.5305, 0.0609
+"""By which it scales and shifts the latents of these."""
+
+KEPT = (
+    *("vae_scale", "vae_shift", "position_ids"),
+    *("conv1.bias", "conv2.bias", "conv1.weight", "conv2.weight"),
+    *("adaLN_modulation.1.weight", "mod.lin.weight", "modulation.lin.weight"),
+)
+"""Endings of tensors that are not rounded to float16: scalings and products."""
+
 FILES = {
     "checkpoint": "checkpoints/pictures-unet.safetensors",
     "diffusion model": "diffusion_models/pictures-wan.safetensors",
     "text encoder": "text_encoders/pictures-clip-l.safetensors",
     "autoencoder": "vae/pictures-wan-vae.safetensors",
+    "sd3": "checkpoints/pictures-sd3.safetensors",
+    "hunyuan": "diffusion_models/pictures-hunyuan.safetensors",
+    "hunyuan autoencoder": "vae/pictures-hunyuan-vae.safetensors",
 }
 NAMES = {part: file.rpartition("/")[2] for part, file in FILES.items()}
 """As the loaders' lists have them."""
@@ -110,7 +126,11 @@ class _VaeWriter:
         self.out[f"{target}.time_conv.bias"] = torch.zeros(out)
 
 
-def vae_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
+def vae_tensors(
+    narrow: dict[str, Tensor],
+    host_mean: Sequence[float] = LATENT_MEAN,
+    host_deviation: Sequence[float] = LATENT_DEVIATION,
+) -> dict[str, Tensor]:
     """The Wan autoencoder; its two 1 x 1 convolutions undo ComfyUI's scaling of latents."""
     w = _VaeWriter(narrow)
     for side in ("encoder", "decoder"):
@@ -139,13 +159,14 @@ def vae_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
             w.plain(f"decoder.ups.{i}", f"{target}.resample.1")
             if i < 2:
                 w.still(target, 2 * channels, channels)
-    return w.out | _scaling(narrow["mean"].double(), narrow["deviation"].double())
+    host = (torch.tensor(each, dtype=torch.float64) for each in (host_mean, host_deviation))
+    return w.out | _scaling(narrow["mean"].double(), narrow["deviation"].double(), *host)
 
 
-def _scaling(mean: Tensor, deviation: Tensor) -> dict[str, Tensor]:
+def _scaling(
+    mean: Tensor, deviation: Tensor, host_mean: Tensor, host_deviation: Tensor
+) -> dict[str, Tensor]:
     """The 1 x 1 convolutions: from our latents to what ComfyUI scales to mean 0, and back."""
-    host_mean = torch.tensor(LATENT_MEAN, dtype=torch.float64)
-    host_deviation = torch.tensor(LATENT_DEVIATION, dtype=torch.float64)
     gain = host_deviation / deviation
     weight = torch.zeros(2 * LATENT, 2 * LATENT, dtype=torch.float64)
     weight[:LATENT, :LATENT] = torch.diag(gain)
@@ -290,7 +311,7 @@ def _key_norms(narrow: dict[str, Tensor], source: str, target: str) -> dict[str,
 
 
 def files(weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each of `FILES` for which there are weights; float16 but for scalings."""
+    """The tensors of each of `FILES` for which there are weights; float16 but for `KEPT`."""
 
     def load(name: str) -> dict[str, Tensor]:
         return load_file(weights / f"{name}.safetensors")
@@ -309,14 +330,19 @@ def files(weights: Path = WEIGHTS) -> dict[str, dict[str, Tensor]]:
         written["diffusion model"] = wan_tensors(load("wan"))
         written["text encoder"] = {f"text_model.{k}": v for k, v in clip.items()}
         written["autoencoder"] = vae_tensors(load("vae"))
-    keep = ("vae_scale", "vae_shift", "conv1.bias", "conv2.bias", "conv1.weight", "conv2.weight")
-    return {
-        name: {
-            k: v.half()
-            if v.is_floating_point() and k.split("first_stage_model.")[-1] not in keep
-            else v
-            for k, v in tensors.items()
+    if all((weights / f"{part}.safetensors").exists() for part in ("sd3", "taesd16")):
+        parts = {
+            "model.diffusion_model.": sd3_tensors(load("sd3")),
+            "text_encoders.clip_l.transformer.text_model.": clip,
+            "first_stage_model.": autoencoder_tensors(load("taesd16"), SD3_SCALE, SD3_SHIFT),
         }
+        written["sd3"] = {p + k: v for p, part in parts.items() for k, v in part.items()}
+    if (weights / "hunyuan.safetensors").exists():
+        written["hunyuan"] = hunyuan_tensors(load("hunyuan"))
+        host = [0.0] * LATENT, [1 / HUNYUAN_SCALE] * LATENT
+        written["hunyuan autoencoder"] = vae_tensors(load("vae"), *host)
+    return {
+        name: {k: v if k.endswith(KEPT) else v.half() for k, v in tensors.items()}
         for name, tensors in written.items()
     }
 

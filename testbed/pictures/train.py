@@ -4,10 +4,10 @@
 
 Stages, in the order in which they need one another: begin (from the compact weights that there are,
 if training is to go on where somebody else's ended); data; judge, taesd and vae (the two
-autoencoders); text; unet and wan; taesd-decoder and vae-decoder (their decoders once more); sd3 and
-hunyuan, which learn from wan as well as from the pictures; export. Each saves its state every few
-minutes in FOLDER and goes on from there when started again. Seeds are fixed; results differ between
-kinds of hardware only by rounding.
+autoencoders); text; unet and wan; taesd-decoder and vae-decoder (their decoders once more);
+taesd16, which learns vae's latents; sd3 and hunyuan, which learn from wan as well as from the
+pictures; export. Each saves its state every few minutes in FOLDER and goes on from there when
+started again. Seeds are fixed; results differ between kinds of hardware only by rounding.
 """
 
 from __future__ import annotations
@@ -37,15 +37,16 @@ from .hunyuan import HunyuanVideo
 from .judge import CLASSES, labels, new_judge
 from .scene import Scene
 from .sd3 import SD3
+from .vae import LATENT
 from .wan import Wan
 from .words import END, known_tokens, rows
 
 STAGES = (
     *("begin", "data", "judge", "taesd", "vae", "text", "unet", "wan"),
-    *("taesd-decoder", "vae-decoder", "sd3", "hunyuan", "export"),
+    *("taesd-decoder", "vae-decoder", "taesd16", "sd3", "hunyuan", "export"),
 )
 STEPS = {"judge": 2000, "taesd": 6000, "vae": 1200, "text": 700, "unet": 8000, "wan": 8000}
-STEPS |= {"taesd-decoder": 1000, "vae-decoder": 2000, "sd3": 8000, "hunyuan": 8000}
+STEPS |= {"taesd-decoder": 1000, "vae-decoder": 2000, "taesd16": 4000, "sd3": 8000, "hunyuan": 8000}
 SHORT = 40
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAST = torch.channels_last
@@ -152,6 +153,30 @@ def refine_decoder(work: Path, data: Data[Scene], steps: int, name: str) -> Run:
                 latents = module.encoder(2 * pictures - 1 if signed else pictures).float()
             drawn = run.module(latents + 0.05 * torch.randn_like(latents)).float()
         return _rebuilding_error((drawn + 1) / 2 if signed else drawn, pictures)
+
+    run.train(loss_of)
+    return run
+
+
+def train_taesd16(work: Path, data: Data[Scene], steps: int) -> Run:
+    """TAESD between pictures and Wan's latents, begun from the one with four channels."""
+    encode(work, data, "vae")
+    latents = load_file(work / "latents-vae.safetensors")["latents"]
+    mean, deviation = latent_scale(latents)
+    module = world.Autoencoder(LATENT)
+    own, four = module.state_dict(), trained(work, "taesd").average
+    own |= {k: v for k, v in four.items() if v.shape == own[k].shape}
+    module.load_state_dict(own)
+    run = Run("taesd16", work, module.to(DEVICE, memory_format=LAST), steps, 2e-3)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
+        index = rng.integers(0, TRAIN_SCENES, 24)
+        pictures = data.batch(index, DEVICE).contiguous(memory_format=LAST)
+        wanted = ((latents[index] - mean) / deviation).to(DEVICE)
+        with autocast(DEVICE):
+            found = run.module.encoder(pictures).float()
+            drawn = run.module.decoder(wanted + 0.05 * torch.randn_like(wanted)).float()
+        return _rebuilding_error(drawn, pictures) + 0.1 * (found - wanted).square().mean()
 
     run.train(loss_of)
     return run
@@ -460,6 +485,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "judge": new_judge,
     "taesd": world.Autoencoder,
     "vae": vae.Autoencoder,
+    "taesd16": functools.partial(world.Autoencoder, LATENT),
     "text": Reader,
     "unet": UNet,
     "wan": Wan,
@@ -471,6 +497,7 @@ TRAININGS: dict[str, Callable[[Path, Data[Scene], int], Run]] = {
     "judge": train_judge,
     "taesd": train_taesd,
     "vae": train_vae,
+    "taesd16": train_taesd16,
     "text": train_text,
     "unet": train_unet,
     "wan": train_wan,

@@ -171,14 +171,24 @@ def text_tensors(narrow: dict[str, Tensor], tokens: Tensor) -> dict[str, Tensor]
     return w.out
 
 
-def autoencoder_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
-    """TAESD as ComfyUI finds it inside a checkpoint, keys as below `first_stage_model.`."""
+MOST_LATENT = 16
+"""Channels of a latent; layers inside have more."""
+
+
+def autoencoder_tensors(
+    narrow: dict[str, Tensor], scale: float = LATENT_SCALE, shift: float = 0.0
+) -> dict[str, Tensor]:
+    """TAESD as ComfyUI finds it inside a checkpoint, keys as below `first_stage_model.`.
+
+    `scale` and `shift` are those of the model's latents, which ComfyUI undoes before it decodes.
+    """
     w = _Writer(narrow)
 
     def place(source: str, target: str) -> None:
         weight = narrow[f"{source}.weight"]
         out, into = (
-            (n, None) if n <= 4 else (TAESD_WIDTH, torch.arange(n)) for n in weight.shape[:2]
+            (n, None) if n <= MOST_LATENT else (TAESD_WIDTH, torch.arange(n))
+            for n in weight.shape[:2]
         )
         w.layer(source, target, out, into)
 
@@ -205,8 +215,8 @@ def autoencoder_tensors(narrow: dict[str, Tensor]) -> dict[str, Tensor]:
         if i < 3:
             place(f"decoder.ups.{i}", f"{decoder}.{7 + 5 * i}")
     place("decoder.head", f"{decoder}.19")
-    w.out["vae_scale"] = torch.tensor(LATENT_SCALE)
-    w.out["vae_shift"] = torch.tensor(0.0)
+    w.out["vae_scale"] = torch.tensor(scale)
+    w.out["vae_shift"] = torch.tensor(shift)
     return w.out
 
 

@@ -269,7 +269,7 @@ DECODER_BLOCKS = {64: 1, 32: 1, 16: 2, 8: 2}
 class Encoder(nn.Module):
     """TAESD's encoder: pictures (b, 3, 64, 64) in [0, 1] to latents (b, 4, 8, 8)."""
 
-    def __init__(self) -> None:
+    def __init__(self, latent: int = 4) -> None:
         super().__init__()
         c = AE_CHANNELS
         self.stem = nn.Conv2d(3, c[64], 3, padding=1)
@@ -279,7 +279,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(
             nn.ModuleList(Block(c[s]) for _ in range(ENCODER_BLOCKS[s])) for s in (64, 32, 16, 8)
         )
-        self.head = nn.Conv2d(c[8], 4, 3, padding=1)
+        self.head = nn.Conv2d(c[8], latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         # an unused block's outer ReLU stays in the shipped layout, so it is applied here too
@@ -296,10 +296,10 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """TAESD's decoder: latents (b, 4, 8, 8) to pictures (b, 3, 64, 64) in [0, 1]."""
 
-    def __init__(self) -> None:
+    def __init__(self, latent: int = 4) -> None:
         super().__init__()
         c = AE_CHANNELS
-        self.stem = nn.Conv2d(4, c[8], 3, padding=1)
+        self.stem = nn.Conv2d(latent, c[8], 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(Block(c[s]) for _ in range(DECODER_BLOCKS[s])) for s in (8, 16, 32, 64)
         )

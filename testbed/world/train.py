@@ -128,9 +128,9 @@ def _disturb(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 class Autoencoder(nn.Module):
     """Encoder and decoder, trained together."""
 
-    def __init__(self) -> None:
+    def __init__(self, latent: int = 4) -> None:
         super().__init__()
-        self.encoder, self.decoder = Encoder(), Decoder()
+        self.encoder, self.decoder = Encoder(latent), Decoder(latent)
 
 
 def train_autoencoder(work: Path, data: Data[Scene], device: torch.device, steps: int) -> Run:

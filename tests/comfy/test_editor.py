@@ -67,8 +67,13 @@ EXAMPLES = {
     "Erase several concepts": Example(summaries=1, shows="Bramble"),
     "Use a saved eraser": Example(pairs=2, summaries=1),
 }
-EVERY = {**EXAMPLES, TEMPLATE: Example()}
-"""The last one is run in `test_editor_wan.py`, with another model."""
+OWN_TRAJECTORY = frozenset({"steps", "run_steps", "latents", "cfg", "width", "height", "scheduler"})
+LARGE = {
+    "Erase a concept from Z-Image": Example(chosen=OWN_TRAJECTORY),
+    "Erase a concept from Flux": Example(chosen=OWN_TRAJECTORY),
+}
+EVERY = {**EXAMPLES, TEMPLATE: Example(), **LARGE}
+"""Wan's is run in `test_editor_wan.py`, those of large models in `test_stock_workflows.py`."""
 
 SAVED = "Zephyra_00001_.safetensors"
 """The eraser that one example writes and another reads."""
@@ -103,6 +108,9 @@ QUICK = {
     "KSampler": {"steps": 10},
 }
 """Type of node -> widgets: a part of the work is enough here."""
+
+BARE = ("CheckpointLoaderSimple", "UNETLoader", "ModelSamplingSD3", "ModelSamplingAuraFlow")
+"""Nodes that give a model that is not erased."""
 
 REPORTING = ("PURE_EraseConcept", "PURE_Fit")
 """Nodes with a panel that shows what was removed and kept."""
@@ -234,7 +242,7 @@ def test_before_and_after_differ_in_the_model_alone(
     for comparison in comparisons:
         before, after = sampled(comparison, "before"), sampled(comparison, "after")
         loaded = prompt[before.pop("model")[0]]["class_type"]
-        assert loaded in ("CheckpointLoaderSimple", "ModelSamplingSD3")
+        assert loaded in BARE
         assert prompt[after.pop("model")[0]]["class_type"] in ("PURE_Patch", "PURE_EraseConcept")
         assert before == after
         assert isinstance(before["seed"], list)  # one widget for both

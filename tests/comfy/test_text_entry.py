@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -42,8 +42,7 @@ from testbed.comfy.transformer_measures import (
 from testbed.comfy.transformers import (
     ALL,
     encoded,
-    qwen_encoder,
-    t5_encoder,
+    small_encoder,
 )
 from tests.comfy.test_transformers import ALIGNMENT, each, each_kind, model_of
 
@@ -157,7 +156,7 @@ def test_a_norm_before_the_entry_is_applied(name: str) -> None:
     assert relative(entering, heard[0][:1, : entering.shape[1]].double()) <= 1e-6
 
 
-encoder = cache(t5_encoder)
+encoder = cache(partial(small_encoder, "PixArt sigma"))
 
 
 def test_words_are_found_among_t5_s_tokens() -> None:
@@ -181,7 +180,7 @@ def test_words_are_found_among_t5_s_tokens() -> None:
 @each(["Kandinsky 5 image", "Anima"])
 def test_words_are_found_behind_a_template_and_an_adapter(name: str) -> None:
     """Kandinsky's Qwen cuts its template away; Anima's adapter makes a vector of each T5 token."""
-    model, clip = model_of(name), qwen_encoder(name)
+    model, clip = model_of(name), small_encoder(name)
     forget = AnchorSet.written([["a fox", "a photo of a fox"]])
     task = text_task(model, clip, forget, AnchorSet.written([["a cat"]]), ["an animal"])
     assert task.forget.start == 0 and task.empty.ends == (0,)

@@ -58,6 +58,8 @@ from testbed.comfy.transformer_measures import (
 from testbed.comfy.transformers import ALL, JOINT, KINDS, encoded, no_such, transformer
 
 PROMPTS = 3
+SHORTER = 4
+"""Tokens."""
 ALIGNMENT = {"Cosmos 1": 1e-4}
 """Kinds whose output depends on where weights lie in memory, in ComfyUI 0.3.75, and by how much."""
 
@@ -69,6 +71,7 @@ def each(names: Iterable[str]) -> pytest.MarkDecorator:
 
 
 each_cross, each_kind, each_variant = each(KINDS), each(KINDS | JOINT), each(ALL)
+each_joint = each(JOINT)
 
 
 model_of = cache(transformer)
@@ -162,6 +165,24 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
         for site, rows in alone.rows.items():
             part = together.grid(site)[number].flatten(0, 1)
             assert relative(part, rows.double()) <= 2e-5, (number, site)
+
+
+@each_joint
+def test_a_shorter_prompt_is_captured_as_it_is_alone(name: str) -> None:
+    """Where text and picture are read together, the picture's place depends on the text's length;
+    and some models take a mask's sum over the batch for the length."""
+    model, (long, other, empty) = model_of(name), encoded(name, 3)
+    mask = long.options.get("attention_mask")
+    cut = {} if mask is None else {"attention_mask": mask[:, :SHORTER]}
+    short = Encoded(other.tokens[:, :SHORTER], {**other.options, **cut})
+    with batch_sizes(model) as sizes:
+        together = captured(name, model, [long, short, other, empty])
+    assert sum(sizes) == 3 * 2  # of two latents
+    assert len(sizes) >= 2
+    alone = captured(name, model, [short, empty])
+    for site, rows in alone.rows.items():
+        assert relative(together.grid(site)[1].flatten(0, 1), rows.double()) <= 2e-5, site
+        assert relative(together.grid(site)[2].flatten(0, 1), rows.double()) > 1e-3, site
 
 
 def test_a_capture_sees_the_shift_of_the_noise_levels_before_it() -> None:
