@@ -13,19 +13,26 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from diffusers import (
+    AuraFlowTransformer2DModel,
+    ChromaTransformer2DModel,
     CosmosTransformer3DModel,
+    FluxTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     HunyuanDiT2DModel,
     Kandinsky5Transformer3DModel,
     LTX2VideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     PixArtTransformer2DModel,
+    QwenImageTransformer2DModel,
+    SD3Transformer2DModel,
     WanTransformer3DModel,
     WanVACETransformer3DModel,
+    ZImageTransformer2DModel,
 )
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pure_core.eraser import Eraser, LayerEraser
+from pure_core.eraser import Edit, Eraser, LayerEraser
 from pure_core.errors import ModelFileError
 from pure_core.export import Source, export_checkpoint, lora_tensors
 from pure_core.export.lora import DIFFUSERS
@@ -137,6 +144,79 @@ def hunyuan_dit() -> nn.Module:
     )
 
 
+SMALL = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4}
+BLOCKS = {"num_layers": 1, "num_single_layers": 2, "axes_dims_rope": (4, 4, 4)}
+
+
+def sd3() -> nn.Module:
+    return SD3Transformer2DModel(
+        **SMALL,
+        out_channels=4,
+        sample_size=8,
+        num_layers=3,
+        joint_attention_dim=TEXT,
+        caption_projection_dim=24,
+        pooled_projection_dim=8,
+        pos_embed_max_size=8,
+    )
+
+
+def flux(kind: type[nn.Module] = FluxTransformer2DModel, **change: Any) -> nn.Module:
+    return kind(**SMALL, **BLOCKS, joint_attention_dim=TEXT, **change)
+
+
+def qwen() -> nn.Module:
+    return QwenImageTransformer2DModel(
+        **SMALL,
+        out_channels=1,
+        num_layers=2,
+        joint_attention_dim=TEXT,
+        axes_dims_rope=(4, 4, 4),
+    )
+
+
+def auraflow() -> nn.Module:
+    return AuraFlowTransformer2DModel(
+        **SMALL,
+        out_channels=4,
+        sample_size=8,
+        num_mmdit_layers=1,
+        num_single_dit_layers=2,
+        joint_attention_dim=TEXT,
+        caption_projection_dim=24,
+        pos_embed_max_size=64,
+    )
+
+
+def hidream() -> nn.Module:
+    return HiDreamImageTransformer2DModel(
+        **SMALL,
+        **BLOCKS,
+        patch_size=2,
+        out_channels=4,
+        caption_channels=[TEXT, TEXT],
+        text_emb_dim=8,
+        num_routed_experts=2,
+        num_activated_experts=1,
+        max_resolution=(8, 8),
+        llama_layers=[0, 1],
+    )
+
+
+def z_image() -> nn.Module:
+    return ZImageTransformer2DModel(
+        in_channels=4,
+        dim=24,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=TEXT,
+        axes_dims=[4, 4, 4],
+        axes_lens=[64, 8, 8],
+    )
+
+
 class Built(NamedTuple):
     """A small random model of the library."""
 
@@ -144,7 +224,16 @@ class Built(NamedTuple):
     build: Callable[[], nn.Module]
     heads: int = 2
 
+    values: tuple[tuple[str, str], ...] = ()
+    """Where text and picture share an attention, whose values alone are edited: a site as ComfyUI
+    names it, with the number in brackets, and the library's module."""
 
+
+ADDED, ALONE = r"{}_blocks.\1.attn.add_v_proj", r"single_transformer_blocks.\1.attn.to_v"
+FLUX = (
+    (r"double_blocks.(\d).txt_attn", ADDED.format("transformer")),
+    (r"single_blocks.(\d)", ALONE),
+)
 BUILT = {
     "Wan": Built("wan", wan),
     "Wan I2V": Built("wan", partial(wan, image_dim=8, added_kv_proj_dim=24)),
@@ -158,6 +247,44 @@ BUILT = {
     "Kandinsky 5": Built("kandinsky5", kandinsky, heads=1),
     "PixArt": Built("pixart", pixart),
     "HunyuanDiT": Built("hunyuan_dit", hunyuan_dit),
+    "SD3": Built(
+        "sd3", sd3, values=((r"joint_blocks.(\d).context_block.attn", ADDED.format("transformer")),)
+    ),
+    "Flux": Built("flux", partial(flux, pooled_projection_dim=8), values=FLUX),
+    "Chroma": Built(
+        "flux",
+        partial(
+            flux,
+            ChromaTransformer2DModel,
+            approximator_num_channels=8,
+            approximator_hidden_dim=16,
+            approximator_layers=1,
+        ),
+        values=FLUX,
+    ),
+    "Qwen-Image": Built(
+        "qwen_image", qwen, values=((r"transformer_blocks.(\d).attn", ADDED.format("transformer")),)
+    ),
+    "AuraFlow": Built(
+        "auraflow",
+        auraflow,
+        values=(
+            (r"double_layers.(\d).attn", ADDED.format("joint_transformer")),
+            (r"single_layers.(\d).attn", ALONE),
+        ),
+    ),
+    "HiDream": Built(
+        "hidream",
+        hidream,
+        values=(
+            (
+                r"double_stream_blocks.(\d).block.attn1",
+                r"double_stream_blocks.\1.block.attn1.to_v_t",
+            ),
+            (r"single_stream_blocks.(\d).block.attn1", r"single_stream_blocks.\1.block.attn1.to_v"),
+        ),
+    ),
+    "Z-Image": Built("lumina2", z_image, values=((r"(layers.\d.attention)", r"\1.to_v"),)),
 }
 WITHOUT_LOADER = ("PixArt", "HunyuanDiT")
 """The library loads no LoRA into these."""
@@ -166,21 +293,22 @@ WITHOUT_LOADER = ("PixArt", "HunyuanDiT")
 def erased(name: str, folder: Path) -> tuple[nn.Module, Path, Eraser]:
     """A model, its file and an eraser by head for it."""
     torch.manual_seed(0)
-    family, build, heads = BUILT[name]
+    family, build, heads, *_ = BUILT[name]
     net, path = build(), folder / "source.safetensors"
     save_file(net.state_dict(), path)
     shapes = {name: tuple(each.shape) for name, each in net.state_dict().items()}
-    return net, path, any_eraser(family, model_in_file(shapes, "it").widths(), heads)
+    edit = "values" if BUILT[name].values else "keys and values"
+    return net, path, any_eraser(family, model_in_file(shapes, "it").widths(), heads, edit)
 
 
-def any_eraser(family: str, widths: dict[str, int], heads: int) -> Eraser:
+def any_eraser(family: str, widths: dict[str, int], heads: int, edit: Edit) -> Eraser:
     layers = {
         name: LayerEraser(
             torch.randn(heads, d // heads, 2), torch.randn(heads, 2, d // heads) / d**0.5
         )
         for name, d in widths.items()
     }
-    made = provenance("keys and values")
+    made = provenance(edit)
     return Eraser(layers, replace(made, model=replace(made.model, family=family)))
 
 
@@ -188,7 +316,7 @@ def edited(net: nn.Module, eraser: Eraser, module: Callable[[str, str], str]) ->
     """The network with the formula applied to keys and values."""
     twin = copy.deepcopy(net)
     for site, layer in eraser.layers.items():
-        for role in ("keys", "values"):
+        for role in eraser.roles:
             linear: Any = twin.get_submodule(module(site, role))
             linear.weight.data = layer.P @ linear.weight.data
             if linear.bias is not None:
@@ -200,6 +328,9 @@ def module_of(name: str) -> Callable[[str, str], str]:
     """A site's name as ComfyUI has it, and a role -> the library's module."""
 
     def find(site: str, role: str) -> str:
+        for pattern, module in BUILT[name].values:
+            if found := re.fullmatch(pattern, site):
+                return found.expand(module)
         if name == "Kandinsky 5":
             return f"{site}.to_{'key' if role == 'keys' else 'value'}"
         if "Wan" in name or name == "HunyuanDiT":
@@ -228,14 +359,17 @@ def test_it_loads_the_lora_with_biases(name, tmp_path):
     source = Source.open(path, [eraser], any_source=True)
     state = lora_tensors(source.model, [eraser], source, form=DIFFUSERS)
     biased = {each for each in state if each.endswith("lora_B.bias")}
-    assert len(biased) == (0 if "Cosmos" in name else 2 * len(eraser.layers))
-    expected = edited(net, eraser, module_of(name))
+    linears = [
+        net.get_submodule(module_of(name)(s, r)) for s in eraser.layers for r in eraser.roles
+    ]
+    assert len(biased) == sum(each.bias is not None for each in linears)
+    expected = edited(net, eraser, module)
     net.load_lora_adapter(state, prefix="transformer")
     net.fuse_lora()
     for site in eraser.layers:
-        for role in ("keys", "values"):
-            module = module_of(name)(site, role)
-            one, other = net.get_submodule(module), expected.get_submodule(module)
+        for role in eraser.roles:
+            path = module(site, role)
+            one, other = net.get_submodule(path), expected.get_submodule(path)
             assert torch.allclose(one.weight, other.weight, atol=1e-5)
             if other.bias is not None:
                 zero = torch.zeros(1, one.in_features)
