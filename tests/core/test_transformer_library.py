@@ -359,9 +359,8 @@ def test_it_loads_the_lora_with_biases(name, tmp_path):
     source = Source.open(path, [eraser], any_source=True)
     state = lora_tensors(source.model, [eraser], source, form=DIFFUSERS)
     biased = {each for each in state if each.endswith("lora_B.bias")}
-    linears = [
-        net.get_submodule(module_of(name)(s, r)) for s in eraser.layers for r in eraser.roles
-    ]
+    module = module_of(name)
+    linears = [net.get_submodule(module(s, r)) for s in eraser.layers for r in eraser.roles]
     assert len(biased) == sum(each.bias is not None for each in linears)
     expected = edited(net, eraser, module)
     net.load_lora_adapter(state, prefix="transformer")
