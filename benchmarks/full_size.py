@@ -30,8 +30,6 @@ inprocess.enter()
 
 from comfy.model_management import load_models_gpu
 from comfy.model_patcher import ModelPatcher
-from comfyui_pure.nodes.host.capture import batches, sampling
-from comfyui_pure.nodes.host.conditioning import adapted
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import Sites
 from comfyui_pure.pure_core.activations import Activations
@@ -45,7 +43,7 @@ from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import RESULTS, markdown
 from testbed.comfy.full_size import MODELS, RELEASES, full_size, weighs
-from testbed.comfy.transformer_measures import captured, hooks, relative, sampled, trajectory
+from testbed.comfy.transformer_measures import as_captured, captured, hooks, relative, sampled
 from testbed.comfy.transformers import encodings, missing
 
 VERSION = os.environ["PURE_COMFY_VERSION"]
@@ -198,7 +196,7 @@ class Row:
         """
         calls, captures = [], []
         for _ in range(TURNS):
-            calls.append(measured(self.model_calls)[1])
+            calls.append(measured(as_captured, self.name, self.model, self.prompts, **RUN)[1])
             rows, stage = measured(captured, self.name, self.model, self.prompts, **RUN)
             captures.append(stage)
         expected = (FORGET + RETAIN) * RUN["run_steps"]
@@ -209,18 +207,6 @@ class Row:
         assert len(rows.rows) == len(self.sites.sites) == self.release.sites
         first = rows.grid(self.sites.sites[0].name)[:, 0, 0]
         return rows, first, {"calls": least(calls), "capture": least(captures)}
-
-    def model_calls(self) -> None:
-        """The model calls of a capture, with nothing attached."""
-        *given, empty = (adapted(self.model, each) for each in self.prompts)
-        run = sampling.for_model(trajectory(self.name, **RUN), self.model, self.sites)
-        noise = sampling.starting_noise(self.model, self.sites, run)
-        sigmas = sampling.noise_levels(self.model, run)
-        size = batches.rows_per_call(self.model, noise, run.cfg)
-        (batch,) = batches.batches(given, run.latents, size)
-        sampling.sample(
-            self.model.clone(), run, batch, noise, given, empty, sigmas, lambda *_: None
-        )
 
     def made_up(self, side: str, prompts: int) -> Activations:
         """As many rows as the nodes' defaults capture, with one strong mean and a tail."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.narrow import NarrowUNet, NarrowWan, narrow_hunyuan, narrow_sd3
-from testbed.comfy.pictures import Sd15, WanPictures
+from testbed.comfy.pictures import HunyuanPictures, SD3Pictures, Sd15, WanPictures
 from testbed.comfy.shipped import Shipped
 from testbed.pictures.measure import PICTURES
 from testbed.pictures.narrow import CFG, load_unet
@@ -32,6 +32,10 @@ MODELS: dict[str, Tested] = {
     ),
     "wan-comfyui": Tested(PICTURES, WanPictures, "real pictures, Wan 2.1 layout, in ComfyUI"),
     "wan": Tested(PICTURES, NarrowWan, "real pictures, Wan 2.1 layout, narrow form"),
+    "sd3-comfyui": Tested(PICTURES, SD3Pictures, "real pictures, SD3 layout, in ComfyUI"),
     "sd3": Tested(PICTURES, narrow_sd3, "real pictures, SD3 layout, narrow form"),
+    "hunyuan-comfyui": Tested(
+        PICTURES, HunyuanPictures, "real pictures, HunyuanVideo layout, in ComfyUI"
+    ),
     "hunyuan": Tested(PICTURES, narrow_hunyuan, "real pictures, HunyuanVideo layout, narrow form"),
 }

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from comfy.model_patcher import ModelPatcher
+from testbed.comfy.joint import FLUX, QWEN, Z_IMAGE, sd3_net
 from testbed.comfy.transformers import COSMOS_1, COSMOS_2, CPU, KANDINSKY, PIXART, WAN, Kind, built
 
 POOL = 2**24 - 3
@@ -28,6 +29,10 @@ def _ids(tokens: int) -> Callable[[torch.Generator], dict[str, Any]]:
 
 def _pooled(random: torch.Generator) -> dict[str, Any]:
     return {"pooled_output": torch.randn(1, 768, generator=random)}
+
+
+def _long_pooled(random: torch.Generator) -> dict[str, Any]:
+    return {"pooled_output": torch.randn(1, 2048, generator=random)}
 
 
 def _mt5(random: torch.Generator) -> dict[str, Any]:
@@ -141,7 +146,72 @@ KANDINSKY_6B = {
 }
 KANDINSKY_19B = {"model_dim": 4096, "ff_dim": 16384, "time_dim": 1024, "num_text_blocks": 4}
 
+FLUX_12B = {
+    **FLUX,
+    "axes_dim": [16, 56, 56],
+    "num_heads": 24,
+    "hidden_size": 3072,
+    "context_in_dim": 4096,
+    "vec_in_dim": 768,
+    "depth": 19,
+    "depth_single_blocks": 38,
+}
+Z_IMAGE_6B = {
+    **Z_IMAGE,
+    "dim": 3840,
+    "n_heads": 30,
+    "n_kv_heads": 30,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "ffn_dim_multiplier": 8 / 3,
+    "multiple_of": 256,
+    "cap_feat_dim": 2560,
+    "n_layers": 30,
+    "n_refiner_layers": 2,
+}
+QWEN_20B = {
+    **QWEN,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 3584,
+    "axes_dims_rope": (16, 56, 56),
+    "num_layers": 60,
+}
+KREA_12B = {
+    "image_model": "krea2",
+    "features": 6144,
+    "channels": 16,
+    "patch": 2,
+    "layers": 28,
+    "heads": 48,
+    "kvheads": 12,
+    "txtlayers": 12,
+    "txtdim": 2560,
+}
+SD35_MEDIUM = {
+    **sd3_net(24),
+    "adm_in_channels": 2048,
+    "num_patches": 384**2,
+    "pos_embed_max_size": 384,
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": 4096, "out_features": 1536},
+    },
+    "qk_norm": "rms",
+    "x_block_self_attn_layers": list(range(13)),
+}
+
+
 RELEASES = {
+    "SD 3.5 Medium 2.5B": Kind(
+        "sd3", "SD3", SD35_MEDIUM, 24, 128, width=4096, tokens=77, beside=_long_pooled
+    ),
+    "Z-Image 6B": Kind("lumina2", "ZImage", Z_IMAGE_6B, 30, 128, width=2560, tokens=40),
+    "Flux.1 dev 12B": Kind(
+        "flux", "Flux", FLUX_12B, 57, 128, width=4096, tokens=256, beside=_pooled
+    ),
+    "Krea 2 12B": Kind("krea2", "Krea2", KREA_12B, 28, 128, width=12 * 2560, tokens=40),
+    "Qwen-Image 20B": Kind("qwen_image", "QwenImage", QWEN_20B, 60, 128, width=3584, tokens=40),
     "Wan 2.1 T2V 1.3B": _wan("WAN21_T2V", 30, 128, **WAN_1_3B),
     "Wan 2.1 VACE 1.3B": _wan(
         "WAN21_Vace", 45, 128, **WAN_1_3B, model_type="vace", vace_layers=15, vace_in_dim=96
@@ -181,15 +251,24 @@ RELEASES = {
 def _cut(name: str, blocks: int) -> tuple[str, Kind]:
     """A release with fewer blocks, under a name that says so."""
     whole = RELEASES[name]
+    counts = ("num_layers", "num_blocks", "layers", "depth", "depth_single_blocks")
     net = {
-        key: blocks if key in ("num_layers", "num_blocks") else value
+        key: value * blocks // whole.sites if key in counts else value
         for key, value in whole.net.items()
     }
     return f"{name}, {blocks} of {whole.sites} blocks", whole._replace(net=net, sites=blocks)
 
 
 MODELS = RELEASES | dict(
-    _cut(*each) for each in (("Wan 2.1 T2V 14B", 6), ("Cosmos 1 7B", 8), ("LTX-2 19B", 12))
+    _cut(*each)
+    for each in (
+        ("Wan 2.1 T2V 14B", 6),
+        ("Cosmos 1 7B", 8),
+        ("LTX-2 19B", 12),
+        ("Flux.1 dev 12B", 30),
+        ("Krea 2 12B", 14),
+        ("Qwen-Image 20B", 20),
+    )
 )
 """All that there is in full width."""
 

@@ -34,7 +34,8 @@ def _llama(random: torch.Generator) -> dict[str, Any]:
     return {**_pooled(random), "conditioning_llama3": layers}
 
 
-def _sd3(depth: int, **net: Any) -> dict[str, Any]:
+def sd3_net(depth: int, **net: Any) -> dict[str, Any]:
+    """What SD3's network of so many blocks is built with."""
     entry = {"in_features": TEXT, "out_features": 64 * depth}
     return {
         "in_channels": 16,
@@ -340,11 +341,11 @@ COGVIDEO = {
 IDS = ("txt_ids_dims",)
 
 JOINT = {
-    "SD3": Kind("sd3", "SD3", _sd3(2), 2, beside=_pooled),
+    "SD3": Kind("sd3", "SD3", sd3_net(2), 2, beside=_pooled),
     "SD3.5": Kind(
         "sd3",
         "SD3",
-        _sd3(3, qk_norm="rms", x_block_self_attn_layers=[0]),
+        sd3_net(3, qk_norm="rms", x_block_self_attn_layers=[0]),
         3,
         beside=_pooled,
     ),

@@ -1,4 +1,4 @@
-"""The two models of real pictures in this ComfyUI process, loaded as stock nodes do.
+"""The models of real pictures in this ComfyUI process, loaded as stock nodes do.
 
 `dev.py` puts their files where the loaders look.
 """
@@ -36,4 +36,26 @@ class WanPictures(Erasable):
         (model,) = ModelSamplingSD3().patch(model, SHIFT)
         (clip,) = nodes.CLIPLoader().load_clip(NAMES["text encoder"], "sd3")
         (vae,) = nodes.VAELoader().load_vae(NAMES["autoencoder"])
+        super().__init__(model, clip, vae)
+
+
+class SD3Pictures(Erasable):
+    """The SD3 layout by CheckpointLoaderSimple, whose shift is the model's own."""
+
+    shape, cfg, scheduler = (16, 8, 8), CFG, "simple"
+
+    def __init__(self) -> None:
+        super().__init__(*nodes.CheckpointLoaderSimple().load_checkpoint(NAMES["sd3"])[:3])
+
+
+class HunyuanPictures(Erasable):
+    """The HunyuanVideo layout by UNETLoader, ModelSamplingSD3, CLIPLoader and VAELoader."""
+
+    shape, cfg, scheduler = (16, 1, 8, 8), CFG, "simple"
+
+    def __init__(self) -> None:
+        (model,) = nodes.UNETLoader().load_unet(NAMES["hunyuan"], "default")
+        (model,) = ModelSamplingSD3().patch(model, SHIFT)
+        (clip,) = nodes.CLIPLoader().load_clip(NAMES["text encoder"], "stable_diffusion")
+        (vae,) = nodes.VAELoader().load_vae(NAMES["hunyuan autoencoder"])
         super().__init__(model, clip, vae)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from comfyui_pure.nodes.host.capture import batches, sampling
 from comfyui_pure.nodes.host.capture.run import capture_encoded
 from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
 from comfyui_pure.nodes.host.export import save_lora
@@ -60,6 +61,18 @@ def captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: A
     *given, empty = prompts
     anchors = ANCHORS[: len(given)]
     return capture_encoded(model, given, empty, anchors, trajectory(name, **change), made)
+
+
+def as_captured(name: str, model: ModelPatcher, prompts: list[Encoded], **change: Any) -> None:
+    """The model calls of `captured`, with nothing attached."""
+    *given, empty = (adapted(model, each) for each in prompts)
+    sites = Sites.of(model)
+    run = sampling.for_model(trajectory(name, **change), model, sites)
+    noise = sampling.starting_noise(model, sites, run)
+    sigmas = sampling.noise_levels(model, run)
+    size = batches.rows_per_call(model, noise, run.cfg)
+    for batch in batches.batches(given, run.latents, size):
+        sampling.sample(model.clone(), run, batch, noise, given, empty, sigmas, lambda *_: None)
 
 
 def sampled(name: str, model: ModelPatcher, steps: int = 2) -> Tensor:

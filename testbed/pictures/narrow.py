@@ -66,7 +66,9 @@ class NarrowFlow:
 
     text: TextEncoder
     transformer: Any
-    decoder: vae.Decoder
+    decoder: vae.Decoder | Decoder
+    """Wan's, or TAESD's, which takes the transformer's own latents."""
+
     mean: Tensor
     """Of each channel of the autoencoder's latents (16, 1, 1); the transformer's have mean 0."""
 
@@ -86,6 +88,8 @@ class NarrowFlow:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (b, 16, 8, 8) to pictures (b, 3, 64, 64) in [0, 1]."""
+        if isinstance(self.decoder, Decoder):
+            return self.decoder(latents).clamp(0, 1)
         drawn = self.decoder(latents * self.deviation + self.mean)
         return ((drawn + 1) / 2).clamp(0, 1)
 
@@ -143,7 +147,9 @@ def load_wan(weights: Path = WEIGHTS) -> NarrowWan:
 
 def load_sd3(weights: Path = WEIGHTS) -> NarrowJoint:
     """The SD3 layout in float32."""
-    return NarrowJoint(**_around(SD3(), "sd3", weights))
+    parts = _around(SD3(), "sd3", weights)
+    taesd = load_file(weights / "taesd16.safetensors")
+    return NarrowJoint(**{**parts, "decoder": _fill(Decoder(vae.LATENT), _decoder(taesd))})
 
 
 def load_hunyuan(weights: Path = WEIGHTS) -> NarrowJoint:

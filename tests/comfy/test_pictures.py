@@ -1,4 +1,4 @@
-"""The two models of real pictures in stock ComfyUI: the same functions as their narrow forms."""
+"""The models of real pictures in stock ComfyUI: the same functions as their narrow forms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import nodes
 from testbed.comfy.erasable import TRAJECTORY
-from testbed.comfy.pictures import Sd15, WanPictures
+from testbed.comfy.pictures import HunyuanPictures, SD3Pictures, Sd15, WanPictures
 from testbed.comfy.stock import execute
 from testbed.pictures import expand, narrow
 from testbed.pictures.measure import PICTURES, any_concept
@@ -87,6 +87,15 @@ def test_wan_draws_as_its_narrow_form(wan: WanPictures) -> None:
     noise = torch.randn(len(TEXTS), 16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     own = small.decode(narrow.sample_wan(small, TEXTS, noise[:, :, 0]))
     close(wan.pictures(TEXTS, seed=0), own)
+
+
+@pytest.mark.parametrize("name", ["sd3", "hunyuan"])
+def test_joint_models_draw_as_their_narrow_form(name: str) -> None:
+    model = SD3Pictures() if name == "sd3" else HunyuanPictures()
+    small = narrow.FLOWS[name](narrow.WEIGHTS)
+    noise = torch.randn(len(TEXTS), *model.shape, generator=torch.Generator().manual_seed(0))
+    own = small.decode(narrow.sample_flow(small, TEXTS, noise.view(-1, 16, 8, 8)))
+    close(model.pictures(TEXTS, seed=0), own)
 
 
 def test_wan_is_captured_at_its_narrow_form_s_noise_levels(wan: WanPictures) -> None:
