@@ -143,11 +143,6 @@ def fit_text(
         raise FitError(
             f"retain: the method {method} keeps what is given there, expected prompts, got none."
         )
-    if chosen.space != "text" and task.model.at_entry:
-        raise FitError(
-            f"method: {chosen.name} edits what every layer makes of the text's vectors, which in "
-            "this model enter through one map before. Choose another method by text."
-        )
     layers: dict[str, LayerEraser] = {}
     if chosen.solve is not None:
         found = chosen.solve(task, progress, **values)
@@ -156,7 +151,9 @@ def fit_text(
         layers = dict.fromkeys(task.model.layers, same)
     elif chosen.solve_layer is not None:
         for done, name in enumerate(task.model.layers, start=1):
-            layers[name] = _layer(chosen.solve_layer(task, name, **values), chosen)
+            edit = chosen.solve_layer(task, name, **values)
+            on_outputs = chosen.space == "activations" and task.model.at_entry
+            layers[name] = _before_entry(edit, task) if on_outputs else _layer(edit, chosen)
             progress(done, len(task.model.layers))
     anchor = ", ".join(dict.fromkeys(task.anchor.prompts))
     # What a layer contributes says something about activations only.
@@ -178,6 +175,18 @@ def fit_text(
 def _layer(found: TextEdit, method: TextMethod) -> LayerEraser:
     rows = scaled_rows(found.edited).float()
     return LayerEraser(found.left.float(), found.right.float(), rows, method.space)
+
+
+def _before_entry(found: TextEdit, task: TextTask) -> LayerEraser:
+    """The edit of what the entry puts out as one of what it takes.
+
+    L lies in the span of what the entry's W can put out, so (I - L R) W = W (I - (W^+ L) (R W)).
+    """
+    (entry,) = task.model.layers
+    weight = task.model.weight_of(entry, "values").double()
+    left = torch.linalg.lstsq(weight, found.left, driver="gelsd").solution
+    left, right = thin_product(left, found.right @ weight)
+    return LayerEraser(left.float(), right.float(), scaled_rows(task.forget.last).float(), "text")
 
 
 def _provenance(

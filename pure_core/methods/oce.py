@@ -8,7 +8,8 @@ projection is multiplied by the rotation R = U V^T from the singular value decom
 with G and G* the projections onto the values W c of concept and anchors, c_p the retained prompts'
 last tokens and C_g the second moment of ordinary prompts' tokens. Only the ratios matter: here
 l = 1, `rotation` = e / l, `general` = g / l and `preserve_values` = p / l. The authors' differ a
-lot between kinds of concepts: defaults are those for objects, presets those for all kinds.
+lot between kinds of concepts: defaults are those for objects, presets those for all kinds and for
+Flux, where they turn what the map through which all text enters puts out.
 
 As in the authors' code: values only, and where det R < 0 the last column is negated. Differences:
 their ordinary prompts are 30 000 captions of photographs, here the retain prompts, with start and
@@ -133,6 +134,7 @@ METHOD = TextMethod(
         "styles": {"rotation": 50.0, "general": 1.0, "preserve_values": 0.1},
         "nudity": {"rotation": 300.0, "general": 2.0, "preserve_values": 0.0},
         "ten people": {"rotation": 350.0, "general": 5.0, "preserve_values": 0.5},
+        "Flux": {"rotation": 100.0, "general": 1.0, "preserve_values": 0.5},
     },
     preset_for_kind={
         "object": "objects",

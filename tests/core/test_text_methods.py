@@ -459,6 +459,20 @@ def test_oce_turns_the_values_by_the_polar_factor(name, rotation, general, prese
         assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_oce_turns_what_the_entry_of_all_text_puts_out(layer):
+    """Written as an edit of what enters: R W = W E, be W wider than the text or narrower."""
+    task = TASKS["usual"]
+    model = replace(task.model, layers=(layer,), at_entry=True)
+    eraser = fit_text("oce", replace(task, model=model), rotation=20.0, preserve_values=1.0)
+    assert eraser.space == "text"
+    weight = task.model.weight_of(layer, "values").double()
+    wanted = turned(task, layer, 20.0) @ weight
+    found = weight @ eraser.layers[layer].to(torch.float64).P
+    assert (wanted - weight).norm() > 1e-2 * weight.norm()
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
 def values(task: TextTask) -> list[Tensor]:
     return [task.model.weight_of(layer, "values").double() for layer in task.model.layers]
 
