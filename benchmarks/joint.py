@@ -2,6 +2,7 @@
 
     python3 dev.py run benchmarks/joint.py -- --model sd3
     python3 dev.py run benchmarks/joint.py -- --model hunyuan
+    python3 dev.py run benchmarks/joint.py -- --model hunyuan --sweep
 
 On the narrow forms of the two small models of real pictures that have such attentions. E is fitted
 on h_txt, the part of what the picture reads that comes from the text; on all of h; or on h_txt with
@@ -59,6 +60,11 @@ SETTINGS: dict[str, dict[str, float]] = {
     "defaults": {},
     AUTHORS: {"forget_energy": 0.99, "retain_energy": 0.7},
 }
+ALONE = {
+    f"{energy:g}, nothing retained": {"forget_energy": energy}
+    for energy in (0.5, 0.7, 0.9, 0.95, 0.99)
+}
+"""The authors' sweep on FLUX: nothing is retained."""
 
 
 class Way(NamedTuple):
@@ -101,6 +107,15 @@ def ways(model: NarrowJointModel) -> Iterator[Way]:
         yield Way(method, sites="the text's entry")
 
 
+def swept(model: NarrowJointModel) -> Iterator[Way]:
+    """PURE without retained prompts, as its authors sweep it, and an edit of the text."""
+    yield UNEDITED
+    sites, shared = (ALL, "while sampling") if model.shared else (JOINT, "-")
+    for settings in ALONE:
+        yield Way("pure", TOGETHER, settings, TEXT, sites, shared)
+    yield Way("uce", sites="the text's entry")
+
+
 class Bench:
     """A model, and what was captured of it."""
 
@@ -118,7 +133,9 @@ class Bench:
             captured = functools.partial(self.captured, trial)
             return fit_method(way.method, captured, lambda: self.model.text_task(trial), {})
         own = self.captured(trial, "both" if way.fitted_on == BOTH else "text")
-        eraser = fit(way.method, *own, heads=way.heads, **SETTINGS[way.settings])
+        retain = None if way.settings in ALONE else own.retain
+        settings = (SETTINGS | ALONE)[way.settings]
+        eraser = fit(way.method, own.forget, retain, heads=way.heads, **settings)
         layers = {}
         for name, layer in eraser.layers.items():
             shared = self.model.shares(name)
@@ -169,6 +186,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=("sd3", "hunyuan"), default="hunyuan")
+    parser.add_argument("--split", choices=("development", "held-out"), default="development")
+    parser.add_argument("--sweep", action="store_true", help="the authors' sweep instead")
     parser.add_argument("--concepts", type=int, default=1, help="of each kind")
     parser.add_argument("--count", type=int, default=12, help="prompts for each number and concept")
     parser.add_argument("--kind", action="append", help="only this kind; can be given again")
@@ -177,12 +196,14 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     world, load, _ = MODELS[args.model]
-    file, bench = args.out / f"joint-{args.model}.jsonl", Bench(load())
+    stem = f"joint-{args.model}" + (f"-{args.split}" if args.split != "development" else "")
+    file, bench = args.out / f"{stem}.jsonl", Bench(load())
     ledger = Ledger(file, FIELDS)
-    for kind, names in world.splits["development"].items():
+    tried = list((swept if args.sweep else ways)(bench.model))[: args.most]
+    for kind, names in world.splits[args.split].items():
         for concept in names[: args.concepts] if kind in (args.kind or [kind]) else ():
             trial = world.trial(kind, concept, args.count)
-            for way in list(ways(bench.model))[: args.most]:
+            for way in tried:
                 key = (kind, concept, *way)
                 if key not in ledger:
                     scores = bench.scores(trial, way)
