@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12, help="prompts for each number and concept")
     parser.add_argument("--kind", action="append", help="only this kind; can be given again")
     parser.add_argument("--most", type=int, default=99, help="ways")
+    parser.add_argument("--method", action="append", help="only this one; can be given again")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +200,8 @@ def main() -> None:
     stem = f"joint-{args.model}" + (f"-{args.split}" if args.split != "development" else "")
     file, bench = args.out / f"{stem}.jsonl", Bench(load())
     ledger = Ledger(file, FIELDS)
-    tried = list((swept if args.sweep else ways)(bench.model))[: args.most]
+    every = (swept if args.sweep else ways)(bench.model)
+    tried = [way for way in every if way.method in (args.method or [way.method])][: args.most]
     for kind, names in world.splits[args.split].items():
         for concept in names[: args.concepts] if kind in (args.kind or [kind]) else ():
             trial = world.trial(kind, concept, args.count)

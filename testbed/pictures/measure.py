@@ -16,10 +16,8 @@ from testbed.world.measure import Rate, World
 
 from . import prompts
 from .judge import read
-from .narrow import MODELS, UNFINISHED, WEIGHTS, sampler
+from .narrow import MODELS, WEIGHTS, sampler
 from .vocabulary import DEVELOPMENT, HELD_OUT, KINDS
-
-NAMES = (*MODELS, *UNFINISHED)
 
 PICTURES = World(prompts, read, {"development": DEVELOPMENT, "held-out": HELD_OUT})
 """The world of real pictures."""
@@ -43,8 +41,8 @@ def main(name: str, count: int, weights: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3, 4) or sys.argv[1] not in NAMES:
-        sys.exit(f"usage: python -m testbed.pictures.measure {'|'.join(NAMES)} [COUNT [WEIGHTS]]")
+    if len(sys.argv) not in (2, 3, 4) or sys.argv[1] not in MODELS:
+        sys.exit(f"usage: python -m testbed.pictures.measure {'|'.join(MODELS)} [COUNT [WEIGHTS]]")
     main(
         sys.argv[1],
         int(sys.argv[2]) if len(sys.argv) > 2 else 500,

@@ -27,9 +27,7 @@ from .wan import Attention, Wan
 from .words import rows
 
 WEIGHTS = Path(__file__).parent / "weights"
-MODELS = ("unet", "wan", "sd3")
-UNFINISHED = ("hunyuan",)
-"""Models whose training has not ended."""
+MODELS = ("unet", "wan", "sd3", "hunyuan")
 
 SHIFT = 3.0
 """What ModelSamplingSD3 is set to for the transformers."""
