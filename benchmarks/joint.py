@@ -33,6 +33,7 @@ from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import BY_HEAD, TOGETHER, fit
 from comfyui_pure.pure_core.methods.least_squares import DAMPING, KEEP, least_squares_factors
 from comfyui_pure.pure_core.methods.ridge import OVERSHOOT
+from comfyui_pure.pure_core.methods.rows import scaled_rows
 
 from benchmarks.common import (
     COUNTED,
@@ -167,7 +168,7 @@ def keeping(name: str, text: Captured, pictures: Captured) -> LayerEraser:
             1,
         )
         blocks.append(LayerEraser((float(OVERSHOOT.default) * left).float(), right.float()))
-    return LayerEraser.of_heads(blocks)
+    return LayerEraser.of_heads(blocks, scaled_rows(text.forget.pooled().rows[name]))
 
 
 def table(ledger: Ledger) -> str:
