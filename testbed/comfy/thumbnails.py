@@ -1,8 +1,9 @@
 """Draws thumbnails from a run: python3 dev.py run testbed/comfy/thumbnails.py -- TEMPLATE ...
 
 Before and after, of the first two pictures, or of the first of each comparison if there are two.
-README as the name draws the README's picture: a concept that everybody knows, and a neighbour.
-*Use a saved eraser* needs *Save an eraser* before it.
+Those of large models are drawn with the small HunyuanVideo, which has Flux's blocks, most of them
+of one stream as in Z-Image. README as the name draws the README's picture: a concept that everybody
+knows, and a neighbour. *Use a saved eraser* needs *Save an eraser* before it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dev.console import ROOT
+from pure_core.trajectory import Trajectory
 from testbed.comfy.examples import FOLDER, Workflow, load, upstream
 from testbed.comfy.server import ComfyServer
 from testbed.comfy.small_wan import SETTINGS, TEMPLATE
+from testbed.comfy.small_wan import SIZE as SIZE_OF_PICTURES
 from testbed.pictures.expand import NAMES
 from testbed.pictures.measure import PICTURES
-from testbed.pictures.narrow import CFG
+from testbed.pictures.narrow import CFG, SHIFT, STEPS
 
 SIZE, SIDE = (512, 560), 240
 LEFT, TOP = (10, 262), (46, 302)
@@ -40,6 +43,10 @@ README_SETTINGS: dict[str, dict[str, Any]] = {
     "KSampler": {"cfg": CFG},
 }
 
+LARGE = ("Erase a concept from Z-Image", "Erase a concept from Flux")
+CAPTURED = ("steps", "run_steps", "latents", "cfg", "width", "height", "scheduler")
+"""What the templates of large models set for them."""
+
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -49,6 +56,37 @@ def template(name: str, settings: dict[str, dict[str, Any]]) -> Workflow:
     for node in prompt.values():
         node["inputs"].update(settings.get(node["class_type"], {}))
     return prompt
+
+
+def with_small_model(prompt: Workflow) -> Workflow:
+    """A template of a large model with the small HunyuanVideo in it, sampled as that one is."""
+    sampling = {"class_type": "ModelSamplingSD3", "inputs": {"shift": SHIFT}}
+    for key, node in list(prompt.items()):
+        inputs = node["inputs"]
+        if node["class_type"] == "UNETLoader":
+            inputs["unet_name"] = NAMES["hunyuan"]
+            sampling["inputs"]["model"] = [key, 0]
+        elif node["class_type"].endswith("CLIPLoader"):
+            given = {"clip_name": NAMES["text encoder"], "type": "stable_diffusion"}
+            prompt[key] = {"class_type": "CLIPLoader", "inputs": given}
+            empty = {"class_type": "CLIPTextEncode", "inputs": {"clip": [key, 0], "text": ""}}
+        elif node["class_type"] == "VAELoader":
+            inputs["vae_name"] = NAMES["hunyuan autoencoder"]
+        elif node["class_type"] == "EmptySD3LatentImage":
+            size = {"width": SIZE_OF_PICTURES, "height": SIZE_OF_PICTURES, "length": 1}
+            given = {**size, "batch_size": inputs["batch_size"]}
+            prompt[key] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": given}
+        elif node["class_type"] == "PURE_EraseConcept":
+            usual = Trajectory()
+            inputs.update({name: getattr(usual, name) for name in CAPTURED})
+            inputs["model"] = ["sampling", 0]
+        elif node["class_type"] == "KSampler":
+            inputs.update(steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="simple")
+            inputs["negative"] = ["empty", 0]
+            erased = prompt[inputs["model"][0]]["class_type"] == "PURE_EraseConcept"
+            if not erased:
+                inputs["model"] = ["sampling", 0]
+    return prompt | {"sampling": sampling, "empty": empty}
 
 
 def readme(server: ComfyServer) -> Pairs:
@@ -99,6 +137,8 @@ def main() -> None:
                 thumbnail(readme(server)).save(README_PICTURE, quality=90)
                 continue
             prompt = template(name, SETTINGS if name == TEMPLATE else {})
+            if name in LARGE:
+                prompt = with_small_model(prompt)
             thumbnail(pairs(server, prompt)).save(FOLDER / f"{name}.jpg", quality=90)
 
 
