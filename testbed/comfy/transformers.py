@@ -374,7 +374,7 @@ class Encoder(NamedTuple):
     filled: tuple[str, ...]
     """What gets weights; nothing reads a vision tower."""
 
-    make: str = "te"
+    make: str = "te"  # codespell:ignore te
     """In the module, gives the class."""
 
 
