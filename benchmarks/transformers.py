@@ -29,7 +29,7 @@ inprocess.enter()
 from comfy.model_patcher import ModelPatcher
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, Sites
-from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.eraser import IN_FILES, Eraser
 from comfyui_pure.pure_core.evaluation.ledger import Ledger
 from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
 
@@ -61,8 +61,9 @@ with a random eraser of two directions a head on its values against E times the 
 and last site, each patched alone. *Without bias*: the same if E were left off the biases, `-` where
 there are none. *Alone*: rows of prompts that ran together, in calls of so many rows, against each
 alone. *Text*: what methods on the text edit, and how exactly it is W E. *Fit, patch, sample*: ridge
-head by head on three prompts. *Export*: what is sampled with the checkpoint that was exported with
-this eraser and loaded again, against the patched model. *LoRA*: its edited weights and biases in
+head by head on three prompts, in the weights. *Export*: what is sampled with the checkpoint that
+was exported with this eraser and loaded again, against the patched model. *LoRA*: its edited
+weights and biases in
 the stock loader against the patch's, at strength 1 and 0.5: not bit for bit, because a loader
 multiplies the two factors of a LoRA as a whole and then adds, while the patch multiplies head by
 head. Cosmos 1 is not exact after *export* in ComfyUI 0.3.75, because there its output depends on
@@ -93,9 +94,9 @@ class Row:
 
     @cached_property
     def eraser(self) -> Eraser:
-        """Fitted head by head on its prompts."""
+        """Fitted head by head on its prompts; what files can hold."""
         every = captured(self.name, self.model, self.prompts, run_steps=2, latents=3)
-        return fit("ridge", *every.split(1), heads=BY_HEAD)
+        return fit("ridge", *every.split(1), heads=BY_HEAD).applied(at_shared=IN_FILES)
 
     @cached_property
     def erased(self) -> torch.Tensor:
