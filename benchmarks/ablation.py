@@ -35,7 +35,7 @@ from comfyui_pure.pure_core.report.canvas import Canvas
 from comfyui_pure.pure_core.report.picture import FAINT, FORGET, GAP, INK, MUTED, RETAIN
 from comfyui_pure.pure_core.trajectory import Trajectory
 
-from benchmarks.common import RESULTS, ROOT
+from benchmarks.common import RESULTS, ROOT, scored
 from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.world.measure import DRAWN, Rate, Scores, Trial
@@ -178,8 +178,7 @@ def measure(model: NarrowUNet, trials: list[Trial], point: Point) -> Scores:
     """Scores at a point, summed over the trials."""
     total = None
     for trial in trials:
-        with model.erased(erased(model, trial, point)) as sampler:
-            scores = trial.score(sampler)
+        scores = scored(model, trial, erased(model, trial, point))
         total = scores if total is None else total + scores
     assert total is not None
     return total

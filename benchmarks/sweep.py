@@ -21,7 +21,7 @@ inprocess.enter()
 from comfyui_pure.pure_core.methods import METHODS
 from comfyui_pure.pure_core.trajectory import Trajectory
 
-from benchmarks.common import fit_method
+from benchmarks.common import fit_method, scored
 from benchmarks.narrow import NarrowUNet
 from testbed.comfy.erasable import TRAJECTORY
 from testbed.world.measure import DRAWN, Scores, Trial
@@ -85,8 +85,7 @@ def _summed(
             eraser = fit_method(
                 setting[0], captured, functools.partial(model.text_task, trial), setting[1]
             )
-        with model.erased(eraser) as sampler:
-            scores.append(trial.score(sampler))
+        scores.append(scored(model, trial, eraser))
     return functools.reduce(Scores.__add__, scores)
 
 

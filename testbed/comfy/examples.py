@@ -10,6 +10,12 @@ from dev.console import ROOT
 
 FOLDER = ROOT / "example_workflows"
 FILES = sorted(FOLDER.glob("*.json"), key=lambda file: file.stem)
+LARGE = ("Erase a concept from Z-Image", "Erase a concept from Flux")
+"""Those for models of which there is no small one."""
+
+OWN_TRAJECTORY = frozenset({"steps", "run_steps", "latents", "cfg", "width", "height", "scheduler"})
+"""What these set of a capture."""
+
 BYPASSED = 4
 VALUE_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dev.console import ROOT
 from pure_core.trajectory import Trajectory
-from testbed.comfy.examples import FOLDER, Workflow, load, upstream
+from testbed.comfy.examples import FOLDER, LARGE, OWN_TRAJECTORY, Workflow, load, upstream
 from testbed.comfy.server import ComfyServer
 from testbed.comfy.small_wan import SETTINGS, TEMPLATE
 from testbed.comfy.small_wan import SIZE as SIZE_OF_PICTURES
@@ -42,10 +42,6 @@ README_SETTINGS: dict[str, dict[str, Any]] = {
     },
     "KSampler": {"cfg": CFG},
 }
-
-LARGE = ("Erase a concept from Z-Image", "Erase a concept from Flux")
-CAPTURED = ("steps", "run_steps", "latents", "cfg", "width", "height", "scheduler")
-"""What the templates of large models set for them."""
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
@@ -78,13 +74,12 @@ def with_small_model(prompt: Workflow) -> Workflow:
             prompt[key] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": given}
         elif node["class_type"] == "PURE_EraseConcept":
             usual = Trajectory()
-            inputs.update({name: getattr(usual, name) for name in CAPTURED})
+            inputs.update({name: getattr(usual, name) for name in OWN_TRAJECTORY})
             inputs["model"] = ["sampling", 0]
         elif node["class_type"] == "KSampler":
             inputs.update(steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="simple")
             inputs["negative"] = ["empty", 0]
-            erased = prompt[inputs["model"][0]]["class_type"] == "PURE_EraseConcept"
-            if not erased:
+            if prompt[inputs["model"][0]]["class_type"] != "PURE_EraseConcept":
                 inputs["model"] = ["sampling", 0]
     return prompt | {"sampling": sampling, "empty": empty}
 

@@ -20,6 +20,8 @@ from dev.console import ROOT
 from testbed.comfy.editor import Editor, finished, opened
 from testbed.comfy.examples import (
     FILES,
+    LARGE,
+    OWN_TRAJECTORY,
     computed,
     essence,
     example,
@@ -67,12 +69,11 @@ EXAMPLES = {
     "Erase several concepts": Example(summaries=1, shows="Bramble"),
     "Use a saved eraser": Example(pairs=2, summaries=1),
 }
-OWN_TRAJECTORY = frozenset({"steps", "run_steps", "latents", "cfg", "width", "height", "scheduler"})
-LARGE = {
-    "Erase a concept from Z-Image": Example(chosen=OWN_TRAJECTORY),
-    "Erase a concept from Flux": Example(chosen=OWN_TRAJECTORY),
+EVERY = {
+    **EXAMPLES,
+    TEMPLATE: Example(),
+    **dict.fromkeys(LARGE, Example(chosen=OWN_TRAJECTORY)),
 }
-EVERY = {**EXAMPLES, TEMPLATE: Example(), **LARGE}
 """Wan's is run in `test_editor_wan.py`, those of large models in `test_stock_workflows.py`."""
 
 SAVED = "Zephyra_00001_.safetensors"
