@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from comfy.model_patcher import ModelPatcher
-from testbed.comfy.joint import FLUX, QWEN, Z_IMAGE, sd3_net
+from testbed.comfy.joint import FLUX, IDS, QWEN, Z_IMAGE, sd3_net
 from testbed.comfy.transformers import COSMOS_1, COSMOS_2, CPU, KANDINSKY, PIXART, WAN, Kind, built
 
 POOL = 2**24 - 3
@@ -155,6 +155,8 @@ FLUX_12B = {
     "vec_in_dim": 768,
     "depth": 19,
     "depth_single_blocks": 38,
+    "yak_mlp": False,
+    "txt_norm": False,
 }
 Z_IMAGE_6B = {
     **Z_IMAGE,
@@ -208,7 +210,15 @@ RELEASES = {
     ),
     "Z-Image 6B": Kind("lumina2", "ZImage", Z_IMAGE_6B, 30, 128, width=2560, tokens=40),
     "Flux.1 dev 12B": Kind(
-        "flux", "Flux", FLUX_12B, 57, 128, width=4096, tokens=256, beside=_pooled
+        "flux",
+        "Flux",
+        FLUX_12B,
+        57,
+        128,
+        width=4096,
+        tokens=256,
+        newer=(*IDS, "yak_mlp", "txt_norm"),
+        beside=_pooled,
     ),
     "Krea 2 12B": Kind("krea2", "Krea2", KREA_12B, 28, 128, width=12 * 2560, tokens=40),
     "Qwen-Image 20B": Kind("qwen_image", "QwenImage", QWEN_20B, 60, 128, width=3584, tokens=40),

@@ -36,6 +36,15 @@ from dev.console import ROOT
 Prompt = Mapping[str, Mapping[str, Any]]
 """A graph in ComfyUI's API format: node id -> {"class_type": ..., "inputs": ...}."""
 
+NOTHING: Prompt = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+"""A prompt that needs no model."""
+
 
 class ServerError(RuntimeError):
     """The server did not start, refused a prompt or went away; the message ends with its log."""
@@ -205,8 +214,13 @@ class ComfyServer:
         self.post("/interrupt")
 
     def free(self) -> None:
-        """Let the server unload its models and forget its cached results."""
+        """Let the server unload its models and forget its cached results.
+
+        It does so after a prompt or when it has waited a while for one; after the small one that
+        follows here at the latest.
+        """
         self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run(NOTHING)
 
     def run(
         self,

@@ -12,7 +12,7 @@ from playwright.sync_api import ElementHandle
 
 from dev.console import ROOT
 from testbed.comfy.editor import RENDERERS, Editor, finished, opened
-from testbed.comfy.examples import FOLDER, example, load
+from testbed.comfy.examples import FILES, example, load
 from testbed.comfy.server import ComfyServer
 
 EXAMPLE = "Erase a concept"
@@ -448,8 +448,12 @@ def test_the_template_browser_offers_the_examples(
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     module = comfy_server.node("PURE_Fit")["python_module"].rpartition(".")[2]
     page.get_by_text(module, exact=True).first.click()
-    for file in FOLDER.glob("*.json"):
+    cards = page.locator("[data-testid^='template-workflow-']")
+    for shown in range(1, len(FILES)):  # it adds more once one scrolls to the last
+        cards.nth(shown).scroll_into_view_if_needed()
+    for file in FILES:
         card = page.get_by_test_id(f"template-workflow-{file.stem}")
+        card.scroll_into_view_if_needed()
         editor.wait_for_picture(card.locator("img"))
     shot(editor, comfy_server, "template-browser")
     page.get_by_test_id(f"template-workflow-{EXAMPLE}").click()
