@@ -1,4 +1,4 @@
-"""Templates with a transformer in ComfyUI's own editor: the small Wan model of real pictures."""
+"""Transformers in ComfyUI's own editor: the small Wan and SD3 of real pictures."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from testbed.comfy.editor import Editor, finished, opened
 from testbed.comfy.examples import Workflow, essence, example
 from testbed.comfy.server import ComfyServer
 from testbed.comfy.small_wan import LOADERS, SETTINGS, SIZE, TEMPLATE
+from testbed.pictures.expand import NAMES
 from testbed.pictures.judge import read
-from testbed.pictures.wan import LAYERS
+from testbed.pictures.narrow import CFG
+from testbed.pictures.sd3 import DEPTH
+from testbed.pictures.wan import LAYERS as WAN_LAYERS
 
 CONCEPT = "fox"
 QUICK = {"PURE_EraseConcept": {"latents": 1, "templates": "{}\na picture of {}"}}
@@ -68,7 +71,9 @@ def turn(editor: Editor, workflow: Workflow, settings: dict[str, dict[str, Any]]
                 editor.choose(node, name, value)
 
 
-def run(editor: Editor, server: ComfyServer) -> tuple[Pictures, dict[str, Any]]:
+def run(
+    editor: Editor, server: ComfyServer, layers: int = WAN_LAYERS
+) -> tuple[Pictures, dict[str, Any]]:
     """Press Run and wait for pictures and bars; what is shown, and the outputs of all nodes."""
     outputs = finished(editor, server, editor.queue())
     workflow = editor.saved()
@@ -77,7 +82,7 @@ def run(editor: Editor, server: ComfyServer) -> tuple[Pictures, dict[str, Any]]:
     for node in by_type(workflow, "PURE_EraseConcept"):
         panel = editor.panel(node, "pure_report")
         editor.wait_for_bars(panel)
-        assert len(panel.query_selector_all(".pure-bar")) == LAYERS
+        assert len(panel.query_selector_all(".pure-bar")) == layers
         assert CONCEPT in panel.text_content()
     shown = outputs[str(comparison)]
     sides = (server.pictures(shown[side]) for side in ("pure_before", "pure_after"))
@@ -110,6 +115,17 @@ def ran(editor: Editor, comfy_server: ComfyServer) -> Iterator[Ran]:
         yield Ran(editor.saved(), pictures, text, eraser)
     finally:
         eraser.unlink()
+
+
+def erase_the_fox(
+    editor: Editor, server: ComfyServer, workflow: Workflow, layers: int = WAN_LAYERS
+) -> tuple[Pictures, dict[str, Any]]:
+    """Run *Erase a concept* with another concept than the small model's."""
+    erasing = {"concept": CONCEPT, "neighbours": "wolf\ndog", "kind": "object"}
+    turn(editor, workflow, {"PURE_EraseConcept": erasing})
+    prompt, _ = sorted(by_type(workflow, "CLIPTextEncode"))
+    editor.choose(prompt, "text", f"a {CONCEPT} on a meadow")
+    return run(editor, server, layers)
 
 
 def assert_differ(pictures: Pictures) -> None:
@@ -185,12 +201,33 @@ def test_erase_a_concept_takes_the_loaders_of_a_transformer(
                 editor.connect(loader, 0, target, node["inputs"][place]["name"])
     editor.remove(checkpoint)
     turn(editor, workflow, QUICK)
-    erasing = {"concept": CONCEPT, "neighbours": "wolf\ndog", "kind": "object"}
-    turn(editor, workflow, {"PURE_EraseConcept": erasing})
-    prompt, _ = sorted(by_type(workflow, "CLIPTextEncode"))
-    editor.choose(prompt, "text", f"a {CONCEPT} on a meadow")
-    pictures, outputs = run(editor, comfy_server)
+    pictures, outputs = erase_the_fox(editor, comfy_server, workflow)
     screenshot(editor, comfy_server, "Erase a concept, loaders exchanged, run")
     assert_differ(pictures)
+    assert outputs[str(only(workflow, "PreviewAny"))]["text"][0].startswith("Erases ")
+    assert editor.errors == []
+
+
+def test_the_stock_workflow_of_sd3(editor: Editor, comfy_server: ComfyServer) -> None:
+    """Its checkpoint and its empty latent in the layout of *Erase a concept*."""
+    workflow = example("Erase a concept")
+    editor.open(workflow)
+    turn(editor, workflow, QUICK)
+    turn(editor, workflow, {"CheckpointLoaderSimple": {"ckpt_name": NAMES["sd3"]}})
+    sampling = {"cfg": CFG, "scheduler": "simple"}
+    turn(editor, workflow, {"KSampler": sampling, "PURE_EraseConcept": sampling})
+    usual = only(workflow, "EmptyLatentImage")
+    own = editor.add("EmptySD3LatentImage", (1380, 410))
+    for name in ("width", "height"):
+        editor.choose(own, name, SIZE)
+    editor.choose(own, "batch_size", 4)
+    for sampler in by_type(workflow, "KSampler"):
+        editor.connect(own, 0, sampler, "latent_image")
+    editor.remove(usual)
+    pictures, outputs = erase_the_fox(editor, comfy_server, workflow, DEPTH)
+    screenshot(editor, comfy_server, "Erase a concept from SD3, run")
+    assert_differ(pictures)
+    assert how_many(pictures.before, CONCEPT) >= 3
+    assert how_many(pictures.after, CONCEPT) <= 1
     assert outputs[str(only(workflow, "PreviewAny"))]["text"][0].startswith("Erases ")
     assert editor.errors == []
