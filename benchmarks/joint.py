@@ -46,6 +46,7 @@ from benchmarks.common import (
 )
 from benchmarks.models import MODELS
 from benchmarks.narrow import NarrowJointModel
+from benchmarks.own_blocks import ENTRY, PLACES, acting, fitted
 from testbed.comfy.erasable import Captured
 from testbed.pictures.narrow import Part
 from testbed.world.measure import Scores, Trial
@@ -53,6 +54,7 @@ from testbed.world.measure import Scores, Trial
 FIELDS = ("kind", "concept", "method", "heads", "settings", "fitted on", "sites", "shared")
 
 TEXT, BOTH, KEEPING = "h_txt", "h", "h_txt, keeping h - h_txt"
+TOKENS = "tokens"
 
 JOINT, SHARED, ALL = "joint", "shared", "all"
 
@@ -104,8 +106,40 @@ def ways(model: NarrowJointModel) -> Iterator[Way]:
             for shared in ("in the weights", "while sampling") if fit_by == FITS[0] else ():
                 yield Way(*fit_by, KEEPING, sites, shared)
         yield Way(*fit_by, BOTH, JOINT)
+    for where in PLACES[str(model.identity.family)]:
+        yield Way("ridge", TOGETHER, "defaults", TOKENS, where)
     for method in AT_ENTRY:
-        yield Way(method, sites="the text's entry")
+        yield Way(method, sites=ENTRY)
+
+
+def reported(model: NarrowJointModel) -> Iterator[Way]:
+    """Those of which a number on held-out concepts is reported."""
+    yield UNEDITED
+    ridge, *others = (
+        FITS[0],
+        ("pure", TOGETHER, AUTHORS),
+        ("pure", BY_HEAD, AUTHORS),
+        ("mosaic", BY_HEAD, "defaults"),
+    )
+    if model.shared:
+        for sites in (ALL, SHARED):
+            yield Way(*ridge, TEXT, sites, "while sampling")
+            yield Way(*ridge, TEXT, sites, "in the weights")
+        yield Way(*ridge, BOTH, ALL, "in the weights")
+        yield Way(*ridge, KEEPING, ALL, "in the weights")
+        for fit_by in others:
+            yield Way(*fit_by, TEXT, ALL, "while sampling")
+            yield Way(*fit_by, BOTH, ALL, "in the weights")
+    yield Way(*ridge, TEXT, JOINT)
+    if not model.shared:
+        yield Way(*ridge, BOTH, JOINT)
+        for fit_by in others:
+            yield Way(*fit_by, TEXT, JOINT)
+            yield Way(*fit_by, BOTH, JOINT)
+    for where in PLACES[str(model.identity.family)]:
+        yield Way("ridge", TOGETHER, "defaults", TOKENS, where)
+    for method in AT_ENTRY:
+        yield Way(method, sites=ENTRY)
 
 
 def swept(model: NarrowJointModel) -> Iterator[Way]:
@@ -114,7 +148,7 @@ def swept(model: NarrowJointModel) -> Iterator[Way]:
     sites, shared = (ALL, "while sampling") if model.shared else (JOINT, "-")
     for settings in ALONE:
         yield Way("pure", TOGETHER, settings, TEXT, sites, shared)
-    yield Way("uce", sites="the text's entry")
+    yield Way("uce", sites=ENTRY)
 
 
 class Bench:
@@ -148,6 +182,9 @@ class Bench:
 
     def scores(self, trial: Trial, way: Way) -> Scores:
         """What the judge sees."""
+        if way.fitted_on == TOKENS:
+            with acting(self.model, fitted(self.model, trial, way.sites)) as sampler:
+                return trial.score(sampler)
         eraser = None if way == UNEDITED else self.eraser(trial, way)
         if way.shared in AT_SHARED:
             self.model.at_shared = way.shared
@@ -201,7 +238,8 @@ def main() -> None:
     stem = f"joint-{args.model}" + (f"-{args.split}" if args.split != "development" else "")
     file, bench = args.out / f"{stem}.jsonl", Bench(load())
     ledger = Ledger(file, FIELDS)
-    every = (swept if args.sweep else ways)(bench.model)
+    usual = ways if args.split == "development" else reported
+    every = (swept if args.sweep else usual)(bench.model)
     tried = [way for way in every if way.method in (args.method or [way.method])][: args.most]
     for kind, names in world.splits[args.split].items():
         for concept in names[: args.concepts] if kind in (args.kind or [kind]) else ():

@@ -4,9 +4,10 @@
 
 Two things are compared in turns (A B A B ..) after one turn that does not count, so that a slow
 minute of the machine hits both. Memory is the peak of the resident set while one thing is done in
-a process of its own. Capturing and sampling use the shipped model; fitting and patching have the
-layers and weights of Stable Diffusion 1.5. Every single value goes to
-`speed.jsonl`, where a run on the same machine goes on, and the table to `speed.md`.
+a process of its own. Capturing and sampling use the shipped model; captures of the two small models
+of real pictures whose text and picture share one attention are timed as well. Fitting and patching
+have the layers and weights of Stable Diffusion 1.5. Every single value goes to `speed.jsonl`, where
+a run on the same machine goes on, and the table to `speed.md`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.trajectory import Trajectory
 
 from benchmarks.common import RESULTS, ROOT
-from testbed.comfy.erasable import TRAJECTORY
+from testbed.comfy.erasable import TRAJECTORY, Erasable
+from testbed.comfy.pictures import HunyuanPictures, SD3Pictures
 from testbed.comfy.shipped import Shipped
+from testbed.pictures import prompts as pictures
 from testbed.world.prompts import everything_prompts
 
 PROMPTS = 20
@@ -175,9 +178,9 @@ def written(texts: list[str]) -> AnchorSet:
     return AnchorSet.written([[text] for text in texts])
 
 
-def capture(shipped: Shipped, texts: list[str]) -> Activations:
+def capture(model: Erasable, texts: list[str]) -> Activations:
     """The activations of some prompts, with the nodes' default settings."""
-    return host.capture(shipped.model, shipped.clip, written(texts), TRAJECTORY)
+    return host.capture(model.model, model.clip, written(texts), TRAJECTORY)
 
 
 def capture_alone(shipped: Shipped, texts: list[str]) -> list[Activations]:
@@ -185,11 +188,11 @@ def capture_alone(shipped: Shipped, texts: list[str]) -> list[Activations]:
     return [capture(shipped, [text]) for text in texts]
 
 
-def sample_as_captured(shipped: Shipped, texts: list[str]) -> None:
-    """The calls of text encoder and U-Net that a capture makes, with nothing attached."""
-    model, cfg = shipped.model, TRAJECTORY.cfg
-    encoded = [encode(shipped.clip, text) for text in texts]
-    empty = encode(shipped.clip, "")
+def sample_as_captured(of: Erasable, texts: list[str]) -> None:
+    """The calls of text encoder and model that a capture makes, with nothing attached."""
+    model, cfg = of.model, TRAJECTORY.cfg
+    encoded = [encode(of.clip, text) for text in texts]
+    empty = encode(of.clip, "")
     noise = sampling.starting_noise(model, Sites.of(model), TRAJECTORY)
     sigmas = sampling.noise_levels(model, TRAJECTORY)
     size = batches.rows_per_call(model, noise, cfg)
@@ -223,6 +226,17 @@ def time_capture(shipped: Shipped) -> Iterator[Ratio]:
     same, each = partial(in_turns, together, plain), partial(in_turns, together, alone)
     yield Ratio(what, "the same model calls, nothing attached", "≤ 1.02", "s", same)
     yield Ratio(what, "one prompt at a time", "< 1", "s", each)
+
+
+def time_joint() -> Iterator[Ratio]:
+    """What listening costs where text and picture share one attention, which is called again."""
+    texts = [prompt.text for prompt in pictures.everything_prompts(PROMPTS, by_name=True)]
+    for name, model in (("SD3", SD3Pictures()), ("HunyuanVideo", HunyuanPictures())):
+        listening = partial(seconds, capture, model, texts)
+        plain = partial(seconds, sample_as_captured, model, texts)
+        what = f"capture of {PROMPTS} prompts, small {name}"
+        same = partial(in_turns, listening, plain)
+        yield Ratio(what, "the same model calls, nothing attached", "≤ 1.25", "s", same)
 
 
 def time_sampling(shipped: Shipped) -> Iterator[Ratio]:
@@ -396,7 +410,7 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     ledger, shipped = Ledger(args.out / "speed.jsonl", FIELDS), Shipped()
-    wanted = (*time_capture(shipped), *time_sampling(shipped), *weigh_capture())
+    wanted = (*time_capture(shipped), *time_joint(), *time_sampling(shipped), *weigh_capture())
     ratios = list(measured(ledger, wanted, args.turns))
     fitted = list(measured(ledger, time_fit(), args.turns))
     text = "\n".join(
