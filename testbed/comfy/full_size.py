@@ -261,7 +261,7 @@ RELEASES = {
 def _cut(name: str, blocks: int) -> tuple[str, Kind]:
     """A release with fewer blocks, under a name that says so."""
     whole = RELEASES[name]
-    counts = ("num_layers", "num_blocks", "layers", "depth", "depth_single_blocks")
+    counts = ("num_layers", "num_blocks", "n_layers", "layers", "depth", "depth_single_blocks")
     net = {
         key: value * blocks // whole.sites if key in counts else value
         for key, value in whole.net.items()
@@ -275,9 +275,10 @@ MODELS = RELEASES | dict(
         ("Wan 2.1 T2V 14B", 6),
         ("Cosmos 1 7B", 8),
         ("LTX-2 19B", 12),
-        ("Flux.1 dev 12B", 30),
-        ("Krea 2 12B", 14),
-        ("Qwen-Image 20B", 20),
+        ("Z-Image 6B", 10),
+        ("Flux.1 dev 12B", 12),
+        ("Krea 2 12B", 6),
+        ("Qwen-Image 20B", 8),
     )
 )
 """All that there is in full width."""
