@@ -63,7 +63,7 @@ def counted(pixels: int, double: int, single: int) -> Counted:
     fill(model.diffusion_model)
     patcher = ModelPatcher(model, CPU, CPU)
     prompts = encodings(kind, 2)
-    run = {"width": pixels, "height": pixels, "latents": 1}
+    run = {"width": pixels, "height": pixels, "latents": 1, "run_steps": 1}
     with FlopCounterMode(display=False) as plain:
         as_captured(NAME, patcher, prompts, **run)
     with FlopCounterMode(display=False) as heard:
