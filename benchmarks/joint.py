@@ -106,10 +106,15 @@ def ways(model: NarrowJointModel) -> Iterator[Way]:
             for shared in ("in the weights", "while sampling") if fit_by == FITS[0] else ():
                 yield Way(*fit_by, KEEPING, sites, shared)
         yield Way(*fit_by, BOTH, JOINT)
-    for where in PLACES[str(model.identity.family)]:
-        yield Way("ridge", TOGETHER, "defaults", TOKENS, where)
+    yield from in_text(model)
     for method in AT_ENTRY:
         yield Way(method, sites=ENTRY)
+
+
+def in_text(model: NarrowJointModel) -> Iterator[Way]:
+    """Ridge on the text's tokens, before they meet the picture."""
+    for where in PLACES[str(model.identity.family)]:
+        yield Way("ridge", TOGETHER, "defaults", TOKENS, where)
 
 
 def reported(model: NarrowJointModel) -> Iterator[Way]:
@@ -136,8 +141,7 @@ def reported(model: NarrowJointModel) -> Iterator[Way]:
         for fit_by in others:
             yield Way(*fit_by, TEXT, JOINT)
             yield Way(*fit_by, BOTH, JOINT)
-    for where in PLACES[str(model.identity.family)]:
-        yield Way("ridge", TOGETHER, "defaults", TOKENS, where)
+    yield from in_text(model)
     for method in AT_ENTRY:
         yield Way(method, sites=ENTRY)
 
@@ -226,6 +230,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("sd3", "hunyuan"), default="hunyuan")
     parser.add_argument("--split", choices=("development", "held-out"), default="development")
     parser.add_argument("--sweep", action="store_true", help="the authors' sweep instead")
+    parser.add_argument("--in-text", action="store_true", help="only the text's own blocks")
     parser.add_argument("--concepts", type=int, default=1, help="of each kind")
     parser.add_argument("--count", type=int, default=12, help="prompts for each number and concept")
     parser.add_argument("--kind", action="append", help="only this kind; can be given again")
@@ -239,7 +244,7 @@ def main() -> None:
     file, bench = args.out / f"{stem}.jsonl", Bench(load())
     ledger = Ledger(file, FIELDS)
     usual = ways if args.split == "development" else reported
-    every = (swept if args.sweep else usual)(bench.model)
+    every = (swept if args.sweep else in_text if args.in_text else usual)(bench.model)
     tried = [way for way in every if way.method in (args.method or [way.method])][: args.most]
     for kind, names in world.splits[args.split].items():
         for concept in names[: args.concepts] if kind in (args.kind or [kind]) else ():

@@ -33,17 +33,22 @@ class Place(NamedTuple):
     on_input: bool = False
 
 
-ENTRY, REFINER, STREAM = "the text's entry", "the refiner's values", "behind the refiner"
+TEXT, ENTRY = "before the text's entry", "the text's entry"
+REFINER, STREAM = "the refiner's values", "behind the refiner"
 PLACES: dict[str, dict[str, tuple[Place, ...]]] = {
-    "sd3": {ENTRY: (Place("context_embedder"),)},
+    "sd3": {
+        ENTRY: (Place("context_embedder"),),
+        TEXT: (Place("context_embedder", on_input=True),),
+    },
     "hunyuan_video": {
         ENTRY: (Place("txt_in.input_embedder"),),
+        TEXT: (Place("txt_in.input_embedder", on_input=True),),
         # what a projection takes is what attention mixed of the values, so E on it is E on them
         REFINER: tuple(Place(f"txt_in.blocks.{i}.proj", on_input=True) for i in range(2)),
         STREAM: (Place("txt_in"),),
     },
 }
-"""Family -> name -> where. E folds into weights in the first two, not behind the refiner."""
+"""Family -> name -> where. E folds into weights everywhere but behind the refiner."""
 
 TEXT_READERS = {"sd3": "context_embedder", "hunyuan_video": "txt_in"}
 

@@ -29,7 +29,8 @@ class Patch(io.ComfyNode):
             search_aliases=["apply eraser", "erase", "patch model", "unlearn"],
             description=(
                 "Multiplies the cross-attention weights by the eraser. The incoming model stays "
-                "as it is, sampling costs nothing extra. Put it last: LoRAs before it are erased "
+                "as it is. Sampling costs nothing extra, in Z-Image, Flux and others a little "
+                "(see shared). Put it last: LoRAs before it are erased "
                 "too, LoRAs after it are not and can bring the concept back."
             ),
             inputs=[

@@ -9,6 +9,7 @@ from typing import Any
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...pure_core.eraser import Eraser
@@ -23,6 +24,7 @@ from .identity import fingerprint
 from .patch import EraserAdapter, require_same_architecture
 from .progress import progress
 from .sites import EffectiveWeights, ModelError, Sites, display_name, patch_keys, tensor_of
+from .while_sampling import KEY
 
 CHECKPOINTS, UNETS = "checkpoints", "diffusion_models"
 
@@ -137,7 +139,8 @@ def _require_not_erased(model: ModelPatcher, sites: Sites) -> None:
     """Raise ModelError if an eraser is in the model already: the LoRA would do next to nothing."""
     rows = (site.rows(role) for site in sites.sites for role in ROLES)
     tensors = {tensor_of(key) for each in rows for key in patch_keys(each)}
-    if any(_holds_eraser(model.patches.get(name, ())) for name in tensors):
+    in_weights = any(_holds_eraser(model.patches.get(name, ())) for name in tensors)
+    if in_weights or model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
         raise ModelError(
             "model: expected the model before it is erased, got one that PURE Patch has erased "
             "from, or a merge with one. Connect the wire that goes into PURE Patch or PURE Erase "

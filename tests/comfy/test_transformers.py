@@ -132,6 +132,17 @@ def test_after_an_eraser_by_head_h_is_e_h(name: str, way: AtShared) -> None:
             assert relative(after, wanted.double()) <= 1e-5, site.name
 
 
+def test_what_is_erased_while_sampling_is_said_and_not_erased_again(tmp_path: Path) -> None:
+    model = model_of("Z-Image")
+    eraser = random_eraser(model, "values", rank=2, by_head=True)
+    patched = patch(model, eraser)
+    assert patched.summary.startswith("Erases at strength 1, ranks 2 to 2; no weight is changed.")
+    with pytest.raises(ModelError, match="before it is erased"):
+        save_lora(patched.model, [eraser], torch.float32, tmp_path / "lora.safetensors")
+    assert not list(tmp_path.iterdir())
+    save_lora(model, [eraser], torch.float32, tmp_path / "lora.safetensors")
+
+
 def test_what_is_one_for_a_batch_is_the_same_for_all_its_prompts() -> None:
     """Options without a row for each prompt, and masks that are there for some prompts only."""
     rows, ids = torch.zeros(1, 7, 4), torch.arange(3)
