@@ -18,12 +18,14 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from comfy.sd import CLIP
 from comfy.weight_adapter import WeightAdapterBase
 
 from ...pure_core.model_identity import ModelIdentity
 from ...pure_core.sketch import sketch
 from .sites import PREFIX, Sites, display_name, is_plain
+from .while_sampling import KEY
 
 SAMPLES = 16
 """Values read from each tensor."""
@@ -59,7 +61,9 @@ def identity(model: ModelPatcher, sites: Sites, clip: CLIP | None) -> ModelIdent
 
 def patched(model: ModelPatcher) -> bool:
     """Whether anything was patched into the diffusion model's weights or into what they give."""
-    return bool(model.injections) or any(key.startswith(PREFIX) for key in model.patches)
+    erased = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
+    in_weights = any(key.startswith(PREFIX) for key in model.patches)
+    return bool(model.injections or erased) or in_weights
 
 
 def precision(model: ModelPatcher, sites: Sites) -> str:

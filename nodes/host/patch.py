@@ -202,16 +202,16 @@ def _summary(
     layers = [layer for layer in eraser.layers.values() if layer.rank]
     ranks = [layer.rank for layer in layers]
     patched = len(layers) - (len(shared.layers) if shared.layers else shared.left)
-    ranks = f"ranks {min(ranks)} to {max(ranks)}"
+    span = f"ranks {min(ranks)} to {max(ranks)}"
     if adapters:
         changed = (
             f"Patched {len(adapters)} weights in {patched} of {len(eraser.layers)} layers at "
-            f"strength {eraser.strength:g}, {ranks}. {before} of these weights were patched before "
+            f"strength {eraser.strength:g}, {span}. {before} of these weights were patched before "
             "(LoRA, merge or eraser), which is erased too. What patches them later is not erased: "
             "put this last."
         )
     else:
-        changed = f"Erases at strength {eraser.strength:g}, {ranks}; no weight is changed."
+        changed = f"Erases at strength {eraser.strength:g}, {span}; no weight is changed."
     lines = [
         changed,
         BYPASS if model.injections else "",

@@ -8,6 +8,7 @@ hook. It is one of ComfyUI's own wrappers around the model, beside those of othe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ...pure_core.eraser import LayerEraser
 from ...pure_core.families import Rows, Stream
 from ...pure_core.families.joint import TextPlace
-from .sites import Sites
+from .sites import ModelError, Sites
 
 KEY = "pure_eraser"
 """Of the wrappers, as ComfyUI keeps them."""
@@ -48,23 +49,39 @@ class ErasingWhileSampling:
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         net = executor.class_obj.diffusion_model
-        place = TextPlace()
+        place, edited = TextPlace(), Counter[int]()
         with ExitStack() as hooks:
+            if hasattr(torch.compiler, "set_stance"):  # compiled code calls no hooks
+                hooks.enter_context(torch.compiler.set_stance("force_eager"))
             hooks.callback(place.watch(net, self.stream))
             for number, rows in enumerate(self.values):
                 projection = net.get_submodule(rows.module)
-                edit = partial(self._edit, place, number)
+                edit = partial(self._edit, place, edited, number)
                 hooks.callback(projection.register_forward_hook(edit).remove)
             out: Tensor = executor(*args, **kwargs)
+        if place.passed and not edited:
+            raise ModelError(
+                "While sampling, the text was not found in the layers in which text and picture "
+                "share weights, so nothing was erased there. Another patch changes the text or "
+                "skips the first of these layers. Set `shared` of PURE Patch to 'in the weights', "
+                "or take that patch away."
+            )
         return out
 
     def _edit(
-        self, place: TextPlace, number: int, _module: nn.Module, _inputs: Any, out: Tensor
+        self,
+        place: TextPlace,
+        edited: Counter[int],
+        number: int,
+        _module: nn.Module,
+        _inputs: Any,
+        out: Tensor,
     ) -> None:
         """Multiply the text's values among what a projection puts out by E, in place."""
         text = place.among(out.shape[1])
         if text is None:
             return
+        edited[number] += 1
         rows = self.values[number]
         values = out[:, text, rows.start : rows.start + rows.count]
         values.copy_(self._layers(values.device)[number](values.float()))

@@ -34,6 +34,17 @@ LIBRARY = Spelling(
     entry="context_embedder",
 )
 
+FUSED = "attn.to_qkv_mlp_proj"
+LIBRARY_2 = Spelling(
+    (
+        Pattern("transformer_blocks.#.attn", "add_k_proj", "add_v_proj", parts=ADDED),
+        Pattern("single_transformer_blocks.#", FUSED, FUSED, "first"),
+    ),
+    mark="double_stream_modulation_img.linear.weight",
+    entry="context_embedder",
+)
+"""Of Flux.2."""
+
 PIXEL_CHANNELS, FLUX_2_CHANNELS = 3, 128
 
 
@@ -53,10 +64,15 @@ FAMILY = JointTransformer(
         "flux",
         (
             Spelling(OWN, mark="txt_in.weight", entry="txt_in"),
+            LIBRARY_2,
             LIBRARY,
         ),
         LIBRARY,
         shared=(1,),
+        libraries=(
+            ("double_stream_modulation_img.lin.weight", LIBRARY_2),
+            (LIBRARY_2.mark, LIBRARY_2),
+        ),
     ),
     kinds=KINDS,
     stream=STREAM,

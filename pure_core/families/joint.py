@@ -224,26 +224,34 @@ class TextPlace:
             self._tokens = out if stream.output is None else out[stream.output]
 
         def find(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            own, self._tokens, self._found = self._tokens, None, None
+            own, self._found = self._tokens, None
             if own is None:  # called without a text
                 return
             count = own.shape[1]
             for each in (*args, *kwargs.values()):
                 if not isinstance(each, Tensor) or each.ndim != 3 or each.shape[1] <= count:
                     continue
+                if len(each) != len(own) or each.shape[2] != own.shape[2]:
+                    continue
                 if same(each[:, :count], own):
                     self._found = True, count
                 elif same(each[:, -count:], own):
                     self._found = False, count
 
-        kept = module_at(net, stream.source).register_forward_hook(keep)
-        seen = module_at(net, stream.into).register_forward_pre_hook(find, with_kwargs=True)
+        source, into = module_at(net, stream.source), module_at(net, stream.into)
+        kept = source.register_forward_hook(keep)
+        seen = into.register_forward_pre_hook(find, with_kwargs=True)
 
         def stop() -> None:
             kept.remove()
             seen.remove()
 
         return stop
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was a text."""
+        return self._tokens is not None
 
     def among(self, tokens: int) -> slice | None:
         """The text's tokens among so many."""
@@ -255,9 +263,13 @@ class TextPlace:
 
 
 def same_but_moved(one: Tensor, other: Tensor) -> bool:
-    """Whether two texts (rows, tokens, d) differ by the same vector everywhere, up to rounding."""
-    apart = (one - other).float()
-    return bool((apart - apart[:1, :1]).norm() <= 1e-2 * apart.norm())
+    """Whether two texts (rows, tokens, d) differ by the same vector everywhere, up to rounding.
+
+    The sum was rounded to the model's type, so what rounding left is as large as the text makes it.
+    """
+    other = other.float()
+    apart = one.float() - other
+    return bool((apart - apart[:1, :1]).norm() <= 1e-2 * max(apart.norm(), other.norm()))
 
 
 def found_in(attended: Attended, own: Tensor, site: Site) -> slice | None:

@@ -16,17 +16,25 @@ OWN = Spelling(
     mark="cap_embedder.1.weight",
     entry=ENTRY,
 )
-LIBRARY = Spelling(
-    (Pattern("layers.#.attention", "to_k", "to_v", parts=("to_q", "to_k", "to_v")),),
+PARTS = ("to_q", "to_k", "to_v")
+Z_IMAGE = Spelling(
+    (Pattern("layers.#.attention", "to_k", "to_v", parts=PARTS),),
     mark="cap_embedder.1.weight",
     entry=ENTRY,
 )
+LUMINA = Spelling(
+    (Pattern("layers.#.attn", "to_k", "to_v", parts=PARTS),),
+    mark="time_caption_embed.caption_embedder.1.weight",
+    entry="time_caption_embed.caption_embedder.1",
+    without="ref_image_patch_embedder.weight",  # OmniGen 2
+)
+"""What the diffusers library calls them."""
 
 FAMILY = JointTransformer(
     name="lumina2",
     models="Lumina 2 and Z-Image",
     classes=("NextDiT",),
-    names=FileNames("lumina2", (OWN, LIBRARY), LIBRARY, shared=(0,)),
+    names=FileNames("lumina2", (OWN, Z_IMAGE, LUMINA), LUMINA, (0,), (("cap_pad_token", Z_IMAGE),)),
     kinds=(Kind("layers.#.attention.out", "n_local_heads", "n_local_kv_heads"),),
     stream=Stream("context_refiner.-1", None, "layers.0"),
     norm="cap_embedder.0",

@@ -8,7 +8,7 @@ from .transformer_file import FileNames, Pattern, Spelling
 
 OWN = Spelling(
     (Pattern("layers.#.attn", "to_k", "to_v"),),
-    mark="time_caption_embed.caption_embedder.1.weight",
+    mark="ref_image_patch_embedder.weight",
     entry="time_caption_embed.caption_embedder.1",
 )
 
@@ -16,7 +16,7 @@ FAMILY = JointTransformer(
     name="omnigen2",
     models="OmniGen 2",
     classes=("OmniGen2Transformer2DModel",),
-    names=FileNames("omnigen2", (OWN,), OWN, shared=(0,)),
+    names=FileNames("omnigen2", (OWN,), shared=(0,)),
     kinds=(Kind("layers.#.attn.to_out.0", "heads", "kv_heads"),),
     stream=Stream("context_refiner.-1", None, "layers.0"),
     norm="time_caption_embed.caption_embedder.0",

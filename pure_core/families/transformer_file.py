@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -107,6 +107,13 @@ class Spelling(NamedTuple):
     entry: str = ""
     """The map through which all text enters, empty if there is none."""
 
+    without: str = ""
+    """A tensor that such files have not, where a mark of their own is missing."""
+
+    def marks(self, tensors: Mapping[str, Any]) -> bool:
+        """Whether these may be such a file's tensors, by the marks."""
+        return (not self.mark or self.mark in tensors) and self.without not in tensors
+
     def found(self, name: str) -> tuple[int, tuple[str, ...]] | None:
         """Of a tensor with a site's values: the kind of the site, and its words and numbers."""
         for kind, pattern in enumerate(self.patterns):
@@ -130,6 +137,10 @@ class FileNames(NamedTuple):
     shared: tuple[int, ...] = ()
     """Kinds of sites, by their number in a spelling, whose projections text and picture share."""
 
+    libraries: tuple[tuple[str, Spelling], ...] = ()
+    """Where the library names some models of a family otherwise: a tensor that ComfyUI's or the
+    library's files of these have -> the spelling."""
+
 
 def transformer_in_file(
     names: FileNames, shapes: Mapping[str, tuple[int, ...]]
@@ -139,7 +150,7 @@ def transformer_in_file(
     for prefix in PREFIXES:
         inside = {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
         for spelling in names.spellings:
-            if spelling.mark and spelling.mark not in inside:
+            if not spelling.marks(inside):
                 continue
             found = [each for name in inside if (each := spelling.found(name))]
             if found:
@@ -206,6 +217,14 @@ class TransformerFile:
             return None
         return self._rows(site, role, "bias", 1)
 
+    @cached_property
+    def library(self) -> Spelling | None:
+        """How the diffusers library names this model's sites, None if it loads no LoRA into it."""
+        for mark, spelling in self.names.libraries:
+            if mark in self.shapes:
+                return spelling
+        return self.names.library
+
     def lora_rows(self, site: str, role: Role) -> FileRows:
         if site == self.entry:
             rows = self.weight(site, role)
@@ -221,7 +240,7 @@ class TransformerFile:
         return FileRows(name, start, counts[here.module(role)], sum(counts.values()))
 
     def library_lora_rows(self, site: str, role: Role) -> FileRows:
-        library = self.names.library
+        library = self.library
         if library is None:
             raise ModelFileError(
                 "The diffusers library loads no LoRA into such a model: write one for ComfyUI."
@@ -231,6 +250,8 @@ class TransformerFile:
             return FileRows(f"transformer.{library.entry}", 0, count, count)
         pattern = self._pattern(library, site)
         path = f"{pattern.named(self.in_this_file[site].at)}.{pattern.module(role)}"
+        if pattern.fused:
+            return replace(self.weight(site, role), tensor=f"transformer.{path}")
         return FileRows(f"transformer.{path}", 0, count, count)
 
     def diffusers_name(self, key: str) -> str:

@@ -74,7 +74,7 @@ EVERY = {
     TEMPLATE: Example(),
     **dict.fromkeys(LARGE, Example(chosen=OWN_TRAJECTORY)),
 }
-"""Wan's is run in `test_editor_transformers.py`, those of large models in `test_stock_workflows.py`."""
+"""Wan's is run in `test_editor_transformers.py`, large models' in `test_stock_workflows.py`."""
 
 SAVED = "Zephyra_00001_.safetensors"
 """The eraser that one example writes and another reads."""

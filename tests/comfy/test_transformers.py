@@ -15,6 +15,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfyui_pure.nodes import EraseConcept
 from comfyui_pure.nodes.host.capture import CaptureError
@@ -23,6 +24,7 @@ from comfyui_pure.nodes.host.capture.batches import batches
 from comfyui_pure.nodes.host.conditioning import Encoded, stack
 from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.identity import fingerprint
+from comfyui_pure.nodes.host.identity import patched as is_patched
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
@@ -31,6 +33,7 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import AtShared, LayerEraser
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.families import model_in_file
+from comfyui_pure.pure_core.families.joint import same_but_moved
 from comfyui_pure.pure_core.families.transformer_file import PREFIXES
 from comfyui_pure.pure_core.fitting import BY_HEAD, fit, fit_text
 from safetensors.torch import load_file, save_file
@@ -137,10 +140,51 @@ def test_what_is_erased_while_sampling_is_said_and_not_erased_again(tmp_path: Pa
     eraser = random_eraser(model, "values", rank=2, by_head=True)
     patched = patch(model, eraser)
     assert patched.summary.startswith("Erases at strength 1, ranks 2 to 2; no weight is changed.")
+    assert is_patched(patched.model) and not is_patched(model)
     with pytest.raises(ModelError, match="before it is erased"):
         save_lora(patched.model, [eraser], torch.float32, tmp_path / "lora.safetensors")
     assert not list(tmp_path.iterdir())
     save_lora(model, [eraser], torch.float32, tmp_path / "lora.safetensors")
+
+
+def test_a_compiled_model_is_erased_while_sampling() -> None:
+    """Compiled code calls no hooks, not even after it was compiled for another clone."""
+    model = model_of("Z-Image")
+    eraser = random_eraser(model, "values", rank=2, by_head=True)
+    plain, wanted = sampled("Z-Image", model), sampled("Z-Image", patch(model, eraser).model)
+    assert relative(wanted, plain.double()) > 0.01
+    compiled = model.clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    try:
+        for _ in range(2):
+            assert relative(sampled("Z-Image", compiled), plain.double()) <= 1e-5
+            erased = sampled("Z-Image", patch(compiled, eraser).model)
+            assert relative(erased, wanted.double()) <= 1e-5
+    finally:
+        torch.compiler.reset()
+
+
+def test_a_text_that_is_not_found_while_sampling_is_said() -> None:
+    model = model_of("Z-Image")
+    patched = patch(model, random_eraser(model, "values", rank=2, by_head=True)).model
+    first = model.model.diffusion_model.layers[0]
+    other = first.register_forward_pre_hook(lambda _, given: (given[0] + 1, *given[1:]))
+    try:
+        with pytest.raises(ModelError, match="in the weights"):
+            sampled("Z-Image", patched)
+    finally:
+        other.remove()
+    with untouched(model):
+        sampled("Z-Image", patched)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_text_is_found_to_which_a_small_vector_was_added(dtype: torch.dtype) -> None:
+    text = (100 * torch.randn(2, 7, 64)).to(dtype)
+    moved = text + torch.randn(64).to(dtype)
+    assert same_but_moved(moved, text)
+    assert not same_but_moved(moved.flip(1), text)
+    assert not same_but_moved(text + torch.randn(2, 7, 64).to(dtype) * 10, text)
 
 
 def test_what_is_one_for_a_batch_is_the_same_for_all_its_prompts() -> None:

@@ -16,12 +16,14 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaTransformer2DModel,
     CosmosTransformer3DModel,
+    Flux2Transformer2DModel,
     FluxTransformer2DModel,
     HiDreamImageTransformer2DModel,
     HunyuanDiT2DModel,
     Kandinsky5Transformer3DModel,
     LTX2VideoTransformer3DModel,
     LTXVideoTransformer3DModel,
+    Lumina2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -165,6 +167,35 @@ def flux(kind: type[nn.Module] = FluxTransformer2DModel, **change: Any) -> nn.Mo
     return kind(**SMALL, **BLOCKS, joint_attention_dim=TEXT, **change)
 
 
+def flux2() -> nn.Module:
+    return Flux2Transformer2DModel(
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=TEXT,
+        timestep_guidance_channels=8,
+        axes_dims_rope=(4, 4, 4, 4),
+    )
+
+
+def lumina2() -> nn.Module:
+    return Lumina2Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        multiple_of=8,
+        axes_dim_rope=(2, 2, 2),
+        axes_lens=(16, 8, 8),
+        cap_feat_dim=TEXT,
+    )
+
+
 def qwen() -> nn.Module:
     return QwenImageTransformer2DModel(
         **SMALL,
@@ -229,6 +260,9 @@ class Built(NamedTuple):
     names it, with the number in brackets, and the library's module."""
 
 
+FUSED = "to_qkv_mlp_proj"
+"""Of Flux.2: queries, keys, values and what goes into the MLP."""
+
 ADDED, ALONE = r"{}_blocks.\1.attn.add_v_proj", r"single_transformer_blocks.\1.attn.to_v"
 FLUX = (
     (r"double_blocks.(\d).txt_attn", ADDED.format("transformer")),
@@ -261,6 +295,14 @@ BUILT = {
             approximator_layers=1,
         ),
         values=FLUX,
+    ),
+    "Flux.2": Built(
+        "flux",
+        flux2,
+        values=(FLUX[0], (FLUX[1][0], rf"single_transformer_blocks.\1.attn.{FUSED}")),
+    ),
+    "Lumina 2": Built(
+        "lumina2", lumina2, values=((r"layers.(\d).attention", r"layers.\1.attn.to_v"),)
     ),
     "Qwen-Image": Built(
         "qwen_image", qwen, values=((r"transformer_blocks.(\d).attn", ADDED.format("transformer")),)
@@ -317,10 +359,13 @@ def edited(net: nn.Module, eraser: Eraser, module: Callable[[str, str], str]) ->
     twin = copy.deepcopy(net)
     for site, layer in eraser.layers.items():
         for role in eraser.roles:
-            linear: Any = twin.get_submodule(module(site, role))
-            linear.weight.data = layer.P @ linear.weight.data
+            path = module(site, role)
+            linear: Any = twin.get_submodule(path)
+            d = linear.in_features
+            rows = slice(2 * d, 3 * d) if path.endswith(FUSED) else slice(None)
+            linear.weight.data[rows] = layer.P @ linear.weight.data[rows]
             if linear.bias is not None:
-                linear.bias.data = layer.P @ linear.bias.data
+                linear.bias.data[rows] = layer.P @ linear.bias.data[rows]
     return twin
 
 
