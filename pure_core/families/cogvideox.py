@@ -19,6 +19,8 @@ FAMILY = JointTransformer(
     names=FileNames("cogvideox", (OWN,), shared=(0,)),
     kinds=(Kind("blocks.#.attn_out", "num_heads"),),
     stream=Stream("blocks.0.norm1", 1, "blocks.0.v"),
-    geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, frames=4, patch=2),
+    geometry=lambda net: LatentGeometry(
+        channels=16, pixels_per_cell=8, frames=4, patch=2, patch_frames=net.patch_size_t or 1
+    ),
     size=lambda net: 480,
 )

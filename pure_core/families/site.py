@@ -141,6 +141,9 @@ class LatentGeometry(NamedTuple):
     patch: int = 1
     """Cells of a row or column that become one position of the first layer."""
 
+    patch_frames: int = 1
+    """Cells along the frames that become one position."""
+
     least_pixels: int = 0
     """Width and height below which the model cannot be run."""
 

@@ -378,4 +378,5 @@ JOINT = {
     "ERNIE-Image": Kind("ernie", "ErnieImage", ERNIE, 2),
     "Ideogram 4": Kind("ideogram4", "Ideogram4", IDEOGRAM, 2),
     "CogVideoX": Kind("cogvideox", "CogVideoX_T2V", COGVIDEO, 2),
+    "CogVideoX 1.5": Kind("cogvideox", "CogVideoX_T2V", {**COGVIDEO, "patch_size_t": 2}, 2),
 }

@@ -161,7 +161,7 @@ def _joint_in_float64(model: ModelPatcher) -> Iterator[dict[str, list[Tensor]]]:
 
     def began(_module: Any, args: tuple[Any, ...]) -> None:
         *_, height, width = args[0].shape
-        frames = args[0].shape[2] if args[0].ndim == 5 else 1
+        frames = -(-args[0].shape[2] // geometry.patch_frames) if args[0].ndim == 5 else 1
         positions = frames * height * width // geometry.patch**2
         state["cells"] = positions
         if getattr(sites.net, "pad_tokens_multiple", None):  # Z-Image fills both up

@@ -82,7 +82,8 @@ def capture_encoded(
     batches = batching.batches(encoded, trajectory.latents, most)
     progress = comfy.utils.ProgressBar(len(batches) * trajectory.run_steps)
     height, width = noise.shape[-2:]
-    frames = noise.shape[2] if noise.ndim == 5 else 1
+    patch = sites.family.latent(sites.net).patch_frames
+    frames = -(-noise.shape[2] // patch) if noise.ndim == 5 else 1
     grid = Grid(trajectory.cells, (height, width), frames)
 
     def advance(*_: object) -> None:
