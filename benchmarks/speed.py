@@ -368,7 +368,9 @@ def like_captured(model: ModelPatcher, count: int, seed: int) -> Activations:
         tail = torch.randn(count * 15, width, generator=generator)
         rows[layer] = width**-0.5 + 0.3 * tail / torch.arange(1, width + 1)
     anchors = AnchorSet.written([[f"prompt {i}" for i in range(count)]])
-    return Activations(rows, anchors, trajectory, ModelIdentity(display_name(model)))
+    sites = Sites.of(model)
+    made = ModelIdentity(display_name(model), sites.family.name)
+    return Activations(rows, anchors, trajectory, made, heads=sites.heads())
 
 
 def measured(ledger: Ledger, wanted: Iterable[Line], turns: int) -> Iterator[Line]:
