@@ -9,9 +9,10 @@ counted from the end token, at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from comfyui_pure.pure_core.anchors import AnchorSet
@@ -19,6 +20,7 @@ from comfyui_pure.pure_core.eraser import LayerEraser
 from comfyui_pure.pure_core.methods.least_squares import DAMPING, KEEP, least_squares_factors
 from comfyui_pure.pure_core.methods.ridge import OVERSHOOT
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from benchmarks.narrow import NarrowJointModel
 from testbed.comfy.erasable import TRAJECTORY, anchors_of
@@ -58,15 +60,18 @@ def acting(model: NarrowJointModel, layers: dict[Place, LayerEraser]) -> Iterato
     """Draws with E at each place, for as long as the block runs."""
     with ExitStack() as hooks:
         for place, layer in layers.items():
-            hooks.callback(_hook(model, place, layer).remove)
+            hooks.callback(at(model, place, layer.scaled(1.0)).remove)
         yield model.pictures
 
 
-def _hook(model: NarrowJointModel, place: Place, layer: LayerEraser) -> Any:
+def at(
+    model: NarrowJointModel, place: Place, act: Callable[[Tensor], Tensor | None]
+) -> RemovableHandle:
+    """Let `act` see what passes at a place, or put something else there."""
     module: nn.Module = model.model.transformer.get_submodule(place.module)
     if place.on_input:
-        return module.register_forward_pre_hook(lambda _, given: (layer.scaled(1.0)(given[0]),))
-    return module.register_forward_hook(lambda _, given, out: layer.scaled(1.0)(out))
+        return module.register_forward_pre_hook(lambda _, given: act(given[0]))
+    return module.register_forward_hook(lambda _, given, out: act(out))
 
 
 def fitted(model: NarrowJointModel, trial: Trial, where: str) -> dict[Place, LayerEraser]:
@@ -109,16 +114,7 @@ def tokens(
     reader = model.model.transformer.get_submodule(TEXT_READERS[str(model.identity.family)])
     with ExitStack() as hooks:
         for place in places:
-            module = model.model.transformer.get_submodule(place.module)
-            if place.on_input:
-                hook: Any = module.register_forward_pre_hook(
-                    lambda _, given, place=place: keep(place, given[0])
-                )
-            else:
-                hook = module.register_forward_hook(
-                    lambda _, given, out, place=place: keep(place, out)
-                )
-            hooks.callback(hook.remove)
+            hooks.callback(at(model, place, partial(keep, place)).remove)
         for prompt in vectors.vectors:
             context = prompt.float().expand(len(times), -1, -1)
             reader(context, times) if reader is not entry(model) else reader(context)
