@@ -22,6 +22,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -234,9 +235,9 @@ class ComfyServer:
         server refuses, as a whole or in a part, raises ServerError with the server's words; one
         that fails or is cancelled while it runs comes back with `error` or `interrupted`.
         """
-        return asyncio.run(
-            asyncio.wait_for(self._follow(prompt, on_message or (lambda message: None)), timeout)
-        )
+        following = self._follow(prompt, on_message or (lambda message: None))
+        with ThreadPoolExecutor(1) as pool:  # a browser's driver has a loop in the caller's thread
+            return pool.submit(asyncio.run, asyncio.wait_for(following, timeout)).result()
 
     async def _follow(self, prompt: Prompt, on_message: Callable[[Message], None]) -> Run:
         client = uuid.uuid4().hex
