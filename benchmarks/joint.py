@@ -46,7 +46,7 @@ from benchmarks.common import (
 )
 from benchmarks.models import MODELS
 from benchmarks.narrow import NarrowJointModel
-from benchmarks.own_blocks import ENTRY, PLACES, acting, fitted
+from benchmarks.own_blocks import PLACES, acting, fitted
 from testbed.comfy.erasable import Captured
 from testbed.pictures.narrow import Part
 from testbed.world.measure import Scores, Trial
@@ -56,7 +56,7 @@ FIELDS = ("kind", "concept", "method", "heads", "settings", "fitted on", "sites"
 TEXT, BOTH, KEEPING = "h_txt", "h", "h_txt, keeping h - h_txt"
 TOKENS = "tokens"
 
-JOINT, SHARED, ALL = "joint", "shared", "all"
+JOINT, SHARED, ALL, ENTRY = "joint", "shared", "all", "the text's entry"
 
 AUTHORS = "authors' range"
 SETTINGS: dict[str, dict[str, float]] = {
@@ -91,7 +91,7 @@ FITS = (
     ("pure", TOGETHER, "defaults"),
     ("pure", BY_HEAD, AUTHORS),
 )
-AT_ENTRY = ("uce", "rece", "speed", "oce", "cure")
+AT_ENTRY = ("token ridge", "uce", "rece", "speed", "oce", "cure")
 
 
 def ways(model: NarrowJointModel) -> Iterator[Way]:
@@ -106,13 +106,13 @@ def ways(model: NarrowJointModel) -> Iterator[Way]:
             for shared in ("in the weights", "while sampling") if fit_by == FITS[0] else ():
                 yield Way(*fit_by, KEEPING, sites, shared)
         yield Way(*fit_by, BOTH, JOINT)
-    yield from in_text(model)
     for method in AT_ENTRY:
         yield Way(method, sites=ENTRY)
+    yield from in_text(model)
 
 
 def in_text(model: NarrowJointModel) -> Iterator[Way]:
-    """Ridge on the text's tokens, before they meet the picture."""
+    """Ridge on the text's tokens, behind the entry and before they meet the picture."""
     for where in PLACES[str(model.identity.family)]:
         yield Way("ridge", TOGETHER, "defaults", TOKENS, where)
 
@@ -141,9 +141,9 @@ def reported(model: NarrowJointModel) -> Iterator[Way]:
         for fit_by in others:
             yield Way(*fit_by, TEXT, JOINT)
             yield Way(*fit_by, BOTH, JOINT)
-    yield from in_text(model)
     for method in AT_ENTRY:
         yield Way(method, sites=ENTRY)
+    yield from in_text(model)
 
 
 def swept(model: NarrowJointModel) -> Iterator[Way]:

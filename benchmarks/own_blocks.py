@@ -2,9 +2,8 @@
 
 Where a joint model's layers share weights between text and picture, its text could be edited before
 that: behind the map by which it enters, or where it reads itself. There a row is one token of a
-prompt at one time, not what the picture reads. Ridge is fitted on these rows. Targets are in the
-same space: for a token of a forget prompt the mean of the retain prompts' tokens at the same place,
-counted from the end token, at the same time.
+prompt at one time, not what the picture reads. This is token ridge on these rows, with targets at
+the same place and time; in front of that map it is the method of the product itself.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import LayerEraser
 from comfyui_pure.pure_core.methods.least_squares import DAMPING, KEEP, least_squares_factors
 from comfyui_pure.pure_core.methods.ridge import OVERSHOOT
+from comfyui_pure.pure_core.methods.token_ridge import neighbours_at_their_places
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -35,16 +35,12 @@ class Place(NamedTuple):
     on_input: bool = False
 
 
-TEXT, ENTRY = "before the text's entry", "the text's entry"
+ENTRY = "behind the text's entry"
 REFINER, STREAM = "the refiner's values", "behind the refiner"
 PLACES: dict[str, dict[str, tuple[Place, ...]]] = {
-    "sd3": {
-        ENTRY: (Place("context_embedder"),),
-        TEXT: (Place("context_embedder", on_input=True),),
-    },
+    "sd3": {ENTRY: (Place("context_embedder"),)},
     "hunyuan_video": {
         ENTRY: (Place("txt_in.input_embedder"),),
-        TEXT: (Place("txt_in.input_embedder", on_input=True),),
         # what a projection takes is what attention mixed of the values, so E on it is E on them
         REFINER: tuple(Place(f"txt_in.blocks.{i}.proj", on_input=True) for i in range(2)),
         STREAM: (Place("txt_in"),),
@@ -75,22 +71,16 @@ def at(
 
 
 def fitted(model: NarrowJointModel, trial: Trial, where: str) -> dict[Place, LayerEraser]:
-    """Ridge at its default settings, on the tokens of the concept's prompts."""
+    """Token ridge at its default settings, on what the concept's prompts are there."""
     places = PLACES[str(model.identity.family)][where]
     forget, retain = (tokens(model, each, places) for each in anchors_of(trial))
     layers = {}
     for place in places:
-        rows, targets = [], []
-        kept = retain[place]
-        for prompt in forget[place]:
-            for back in range(1, prompt.shape[1] + 1):
-                same = [each[:, -back] for each in kept if each.shape[1] >= back]
-                rows.append(prompt[:, -back])
-                targets.append(torch.stack(same).mean(0) if same else prompt[:, -back])
+        times = list(zip(forget[place], retain[place], strict=True))
         left, right = least_squares_factors(
-            torch.cat(rows),
-            torch.cat(targets),
-            torch.cat([each.flatten(0, 1) for each in kept]),
+            torch.cat([rows for moved, _ in times for rows in moved]),
+            torch.cat([neighbours_at_their_places(*each) for each in times]),
+            torch.cat([rows for _, kept in times for rows in kept]),
             float(KEEP.default),
             float(DAMPING.default),
             1,
@@ -102,8 +92,8 @@ def fitted(model: NarrowJointModel, trial: Trial, where: str) -> dict[Place, Lay
 @torch.no_grad()
 def tokens(
     model: NarrowJointModel, anchors: AnchorSet, places: tuple[Place, ...]
-) -> dict[Place, list[Tensor]]:
-    """For each place, of every prompt (times, tokens, d): its words and its end, float64."""
+) -> dict[Place, list[list[Tensor]]]:
+    """For each place, at every time, of every prompt (k, d): its words and its end, float64."""
     found: dict[Place, list[Tensor]] = {place: [] for place in places}
 
     def keep(place: Place, out: Tensor) -> None:
@@ -118,9 +108,11 @@ def tokens(
         for prompt in vectors.vectors:
             context = prompt.float().expand(len(times), -1, -1)
             reader(context, times) if reader is not entry(model) else reader(context)
+    read = [slice(vectors.start, end + 1) for end in vectors.ends]
     return {
         place: [
-            rows[:, vectors.start : end + 1] for rows, end in zip(each, vectors.ends, strict=True)
+            [rows[now, words] for rows, words in zip(each, read, strict=True)]
+            for now in range(len(times))
         ]
         for place, each in found.items()
     }

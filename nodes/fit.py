@@ -12,7 +12,7 @@ from ..pure_core.report import FitReport
 from .host.capture import arriving_shares
 from .host.progress import progress
 from .report import pictured, shown
-from .settings import AS_SET, chosen_settings, setting_inputs
+from .settings import AS_SET, chosen_settings, preset_input, setting_inputs
 from .types import (
     STEPS,
     Activations,
@@ -52,6 +52,7 @@ class Fit(io.ComfyNode):
                     ),
                 ),
                 method_input(),
+                preset_input(METHODS),
                 *setting_inputs(METHODS),
                 max_rank_input(),
                 heads_input(),

@@ -13,7 +13,7 @@ from ..pure_core.report import summary
 from .defaults import TEXT_METHOD
 from .host.progress import progress
 from .host.text import text_task
-from .settings import AS_SET, chosen_settings, methods_tooltip, setting_inputs
+from .settings import AS_SET, chosen_settings, methods_tooltip, preset_input, setting_inputs
 from .types import (
     STEPS,
     Eraser,
@@ -25,6 +25,11 @@ from .types import (
     optional,
     schema,
 )
+
+LATER = ("token ridge",)
+"""Methods whose settings were added behind the others: saved workflows hold widgets by place."""
+
+FIRST = tuple(name for name in TEXT_METHODS if name not in LATER)
 
 
 class FitText(io.ComfyNode):
@@ -41,12 +46,14 @@ class FitText(io.ComfyNode):
                 "speed",
                 "oce",
                 "double projections",
+                "token ridge",
                 "closed-form editing",
             ],
             description=(
-                "Fits an eraser from the prompts' encodings alone, by one of the published methods "
-                "that PURE is compared with. Samples nothing: takes seconds, for speed and oce "
-                "minutes at the size of SDXL. The eraser goes wherever those of PURE Fit go."
+                "Fits an eraser from the prompts' encodings alone, by token ridge or one of the "
+                "published methods that PURE is compared with. Samples nothing: takes seconds, for "
+                "speed and oce minutes at the size of SDXL. The eraser goes wherever those of PURE "
+                "Fit go."
             ),
             inputs=[
                 model_input(),
@@ -55,12 +62,12 @@ class FitText(io.ComfyNode):
                     "forget",
                     "The concept's prompts: connect forget of PURE Concept, or type some, one a "
                     "line, an empty line between concepts. Most methods edit the last word's "
-                    "token.",
+                    "token, token ridge all of them.",
                 ),
                 anchors_input(
                     "retain",
                     "What to keep: connect retain of PURE Concept, or type prompts, one a line. "
-                    "May be empty; speed and oce need some.",
+                    "May be empty; token ridge, speed and oce need some.",
                 ),
                 io.Combo.Input(
                     "method",
@@ -76,12 +83,14 @@ class FitText(io.ComfyNode):
                         tooltip=(
                             "What the concept becomes, for example 'art' or 'a creature': one line "
                             "for all prompts, or a line for each. Empty: the empty prompt. cure "
-                            "has no anchor."
+                            "and token ridge have no anchor."
                         ),
                     )
                 ),
-                *setting_inputs(TEXT_METHODS),
+                preset_input(TEXT_METHODS),
+                *setting_inputs({name: TEXT_METHODS[name] for name in FIRST}),
                 max_rank_input(),
+                *setting_inputs({name: TEXT_METHODS[name] for name in LATER}),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),

@@ -18,8 +18,24 @@ AS_SET = "as set below"
 """The choice of no preset."""
 
 
+def preset_input(methods: Mapping[str, Method]) -> io.Input:
+    """The choice of settings that belong together."""
+    names = [f"{each.name}: {preset}" for each in methods.values() for preset in each.presets]
+    widget = io.Combo.Input(
+        "preset",
+        options=[AS_SET, *names],
+        default=AS_SET,
+        optional=True,
+        tooltip=(
+            "Settings that belong together, instead of those below: a method's name, then whose "
+            "or what they are for."
+        ),
+    )
+    return _used_by([method.name for method in methods.values() if method.presets], widget)
+
+
 def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
-    """The choice of a preset, and a widget for every setting of these methods, each once.
+    """A widget for every setting of these methods, each once.
 
     All may be left out, and those that are folded away come last. The editor shows those of the
     chosen method: see `web/methods.js`.
@@ -31,7 +47,7 @@ def setting_inputs(methods: Mapping[str, Method]) -> list[io.Input]:
             users.setdefault(each.name, []).append(method.name)
             settings[each.name] = each
     ordered = sorted(settings.values(), key=lambda each: each.advanced)
-    return [_preset_input(methods), *(_setting_input(each, users[each.name]) for each in ordered)]
+    return [_setting_input(each, users[each.name]) for each in ordered]
 
 
 def chosen_settings(method: Method, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,21 +63,6 @@ def chosen_settings(method: Method, preset: str, given: Mapping[str, Any]) -> di
         known = [AS_SET, *(f"{method.name}: {each}" for each in method.presets)]
         require_one_of("preset", preset, known, FitError)
     return {**given, **method.presets[name]}
-
-
-def _preset_input(methods: Mapping[str, Method]) -> io.Input:
-    names = [f"{each.name}: {preset}" for each in methods.values() for preset in each.presets]
-    widget = io.Combo.Input(
-        "preset",
-        options=[AS_SET, *names],
-        default=AS_SET,
-        optional=True,
-        tooltip=(
-            "Settings that belong together, instead of those below: a method's name, then whose "
-            "or what they are for."
-        ),
-    )
-    return _used_by([method.name for method in methods.values() if method.presets], widget)
 
 
 def _setting_input(setting: Setting, users: list[str]) -> io.Input:

@@ -82,6 +82,7 @@ TABLE = {
             *("round_ridge", "round_preserve", "threshold", "regularisation"),
             *("rotation", "general", "preserve_values"),
             "max_rank",
+            *("keep", "damping", "overshoot"),
         ],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),

@@ -633,12 +633,71 @@ def test_double_projections_passes_over_shared_tokens_and_refuses_if_all_are():
         fit_text("double projections", text_task(retain=(*RETAIN, *FORGET)))
 
 
+# Token ridge
+
+
+def dense_token_ridge(task: TextTask, keep: float, damping: float, overshoot: float) -> Tensor:
+    """E, from sums over tokens and the means at their places."""
+
+    def read(vectors: TextVectors) -> list[Tensor]:
+        pairs = zip(vectors.vectors, vectors.ends, strict=True)
+        return [rows[1 : end + 1] for rows, end in pairs]
+
+    forget, retain = read(task.forget), read(task.retain)
+    every, kept = torch.cat(forget), torch.cat(retain)
+    change = torch.zeros(WIDTH, WIDTH, dtype=torch.float64)
+    for rows in forget:
+        for place, row in enumerate(rows):
+            back = len(rows) - place
+            there = [each[-back] for each in retain if len(each) >= back]
+            if not there:  # the first words of the longest
+                there = [each[0] for each in retain if len(each) == max(map(len, retain))]
+            change += torch.outer(sum(there) / len(there) - row, row) / len(every)
+    floor = damping * kept.square().sum() / kept.numel()
+    moment = every.T @ every / len(every) + keep * kept.T @ kept / len(kept) + floor * EYE
+    return EYE + overshoot * change @ torch.linalg.inv(moment)
+
+
+@pytest.mark.parametrize("name", WITH_RETAIN)
+@pytest.mark.parametrize(
+    ("keep", "damping", "overshoot"), [(10.0, 0.3, 1.3), (0.0, 1.0, 1.0), (100.0, 0.01, 2.0)]
+)
+def test_token_ridge_is_least_squares_at_every_place(name, keep, damping, overshoot):
+    settings = {"keep": keep, "damping": damping, "overshoot": overshoot}
+    task = TASKS[name]
+    eraser = fit_text("token ridge", task, **settings)
+    dense = dense_token_ridge(task, **settings)
+    assert_edits(task, eraser, lambda *at: at[2] @ dense)
+
+
+def test_token_ridge_of_a_prompt_longer_than_all_it_keeps():
+    """Its first words go where the first words of the longest are, not nowhere."""
+    long = ("one very small and furry cat",)
+    task = text_task(long, long, retain=("a dog", "the red fox"))
+    dense = dense_token_ridge(task, 1.0, 0.1, 1.0)
+    eraser = fit_text("token ridge", task, keep=1.0, damping=0.1, overshoot=1.0)
+    assert_edits(task, eraser, lambda *at: at[2] @ dense)
+    first = task.forget.vectors[0][1]
+    there = task.retain.vectors[1][1]
+    assert (dense @ first - there).norm() < 0.5 * (first - there).norm()
+
+
+def test_token_ridge_with_a_high_keep_leaves_the_neighbours():
+    task = TASKS["usual"]
+    eraser = fit_text("token ridge", task, keep=1e3, damping=1e-6, overshoot=1.0)
+    dense = eraser.layers[NARROW].to(torch.float64).P
+    words = task.retain.words
+    assert (dense @ words.T - words.T).norm() < 0.05 * words.norm()
+    with pytest.raises(FitError, match="retain: the method token ridge keeps"):
+        fit_text("token ridge", TASKS["no retain"])
+
+
 # All of them
 
 
-@pytest.mark.parametrize("method", [name for name in TEXT_METHODS if name not in ("cure", "rece")])
+@pytest.mark.parametrize("method", sorted(TEXT_METHODS.keys() - {"cure", "rece", "token ridge"}))
 def test_a_concept_that_is_its_own_anchor_is_left_alone(method):
-    """CURE has no anchor, and RECE sends shrunken vectors back to their size."""
+    """CURE and token ridge have no anchor, and RECE sends shrunken vectors back to their size."""
     task = text_task(("cat",), ("cat",)) if method == "double projections" else ITSELF
     eraser = fit_text(method, task)
     assert_still(task, eraser)
@@ -679,7 +738,7 @@ def test_erasers_are_as_wide_as_what_they_multiply(method):
         assert layer.rank <= layer.width
 
 
-@pytest.mark.parametrize("method", ["uce", "cure", "rece", "double projections"])
+@pytest.mark.parametrize("method", ["uce", "cure", "rece", "double projections", "token ridge"])
 def test_what_is_the_same_in_all_layers_is_held_once(method):
     eraser = fit_text(method, TASKS["usual"])
     assert len({id(layer) for layer in eraser.layers.values()}) == 1
@@ -711,6 +770,9 @@ def test_rows_are_the_forget_tokens_second_moment():
         ("oce", {"preserve_values": -1.0}),
         ("oce", {"general": -1.0}),
         ("rece", {"round_ridge": 0.0}),
+        ("token ridge", {"keep": -1.0}),
+        ("token ridge", {"damping": 0.0}),
+        ("token ridge", {"overshoot": 0.0}),
     ],
 )
 def test_settings_outside_their_range_are_refused(method, settings):
