@@ -159,14 +159,13 @@ def adapted(model: ModelPatcher, encoded: Encoded) -> Encoded:
 
 @torch.no_grad()
 def as_entering(model: ModelPatcher, sites: Sites, vectors: Tensor) -> Tensor:
-    """Vectors of the text encoder (.., D) as the map takes them through which all text enters."""
-    norm = sites.family.before_entry(sites.net)
-    if norm is None:
+    """Vectors of the text encoder (B, T, D) as the map takes them through which text enters."""
+    before = sites.family.before_entry(sites.net)
+    if before is None:
         return vectors
     comfy.model_management.load_models_gpu([model])
     dtype = model.model.manual_cast_dtype or model.model.get_dtype()
-    normed: Tensor = norm(vectors.to(model.load_device, dtype))
-    return normed.to(vectors)
+    return before(vectors.to(model.load_device, dtype)).to(vectors)
 
 
 def _said(value: Any, by_rows: bool) -> str:

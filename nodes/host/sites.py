@@ -59,7 +59,8 @@ class Sites:
         Where all text enters through one map, that map stands for all sites that read it.
         """
         if text and self.entry is not None:
-            return {self.entry.module: self.family.text_width(self.net)}
+            entry: Any = self.net.get_submodule(self.entry.module)
+            return {self.entry.module: entry.in_features}
         return {site.name: site.text_width if text else site.width for site in self.sites}
 
     @cached_property
@@ -91,8 +92,7 @@ class Sites:
         if not self.family.edits_text(self.net):
             raise ModelError(
                 f"model: methods on the text cannot edit {type(self.net).__name__}, which reads "
-                "several text encoders side by side or mixes words before its layers read them. "
-                "Use PURE Capture and PURE Fit."
+                "several text encoders side by side. Use PURE Capture and PURE Fit."
             )
 
     def __getitem__(self, name: str) -> Site:

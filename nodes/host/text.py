@@ -25,8 +25,8 @@ from .conditioning import (
 from .identity import identity
 from .sites import EffectiveWeights, Sites
 
-WORD = "a"
-"""Any word, to see where words stand among tokens."""
+WORDS = ("cat", "dog")
+"""Two words of one token each, to see where words stand."""
 
 
 def text_task(
@@ -80,7 +80,7 @@ def _encode(model: ModelPatcher, clip: CLIP, anchors: AnchorSet, sites: Sites) -
     vectors, ends = [], []
     for each, anchor in zip(encoded, anchors, strict=True):
         tokens = layout.read(clip, anchor.prompt)
-        entering = as_entering(model, sites, adapted(model, each).tokens[0])
+        entering = as_entering(model, sites, adapted(model, each).tokens)[0]
         found = entering.to("cpu", torch.float64)
         vectors.append(layout.one_per_token(found, len(tokens), anchor.prompt))
         ends.append(layout.end(tokens))
@@ -90,8 +90,8 @@ def _encode(model: ModelPatcher, clip: CLIP, anchors: AnchorSet, sites: Sites) -
 class _Layout(NamedTuple):
     """Where words stand among a text encoder's tokens.
 
-    CLIP: start, words, end, padding. T5: words, end, padding. Qwen: a template's words, the
-    prompt's, the template's end; what stands before the prompt's words is cut away.
+    CLIP: start, words, end, padding. T5: words, end, padding. Qwen and others: a template's words,
+    the prompt's, the template's end. Some tokens of a template get no vector.
     """
 
     key: str
@@ -107,26 +107,43 @@ class _Layout(NamedTuple):
     cut: int
     """Tokens at the front that get no vector."""
 
+    tail: int
+    """Tokens at the end that get none."""
+
     adapter: bool
     """Whether an adapter makes the vectors, which pads them on its own."""
 
     @classmethod
     def of(cls, clip: CLIP, adapter: bool) -> _Layout:
-        """From what the empty prompt and a word have in common."""
-        rows = clip.tokenize("")
-        key = ADAPTER_KEY if adapter else next(iter(rows))
-        empty, word = _tokens(rows[key]), _tokens(clip.tokenize(WORD)[key])
-        pairs = enumerate(zip(empty, word, strict=False))
-        start = next((i for i, (one, other) in pairs if one != other), len(empty))
-        if start == len(empty):
+        """From where two words differ, among tokens and among vectors.
+
+        Of several tokenizers it is the one whose tokens are as many as there are vectors.
+
+        Raises:
+            FitError: nothing follows on the words.
+        """
+        rows = [clip.tokenize(word) for word in WORDS]
+        vectors = [encode(clip, word).tokens[0] for word in WORDS]
+        found = []
+        for key in [ADAPTER_KEY] if adapter else rows[0]:
+            one, other = (_tokens(each[key]) for each in rows)
+            pairs = enumerate(zip(one, other, strict=True))
+            start = next(place for place, (this, that) in pairs if this != that)
+            if start + 1 == len(one):
+                continue
+            cut = tail = 0
+            if not adapter and len(vectors[0]) < len(one):
+                changed = (vectors[0] != vectors[1]).any(dim=1)
+                cut = max(0, start - int(changed.int().argmax()))
+                tail = max(0, len(one) - cut - len(vectors[0]))
+            missed = abs(len(one) - cut - len(vectors[0]))
+            found.append((missed, cls(key, start, one[start + 1], cut, tail, adapter)))
+        if not found:
             raise FitError(
                 "clip: it ends no prompt with a token, so nothing says which vectors are those of "
                 "its words. Use PURE Capture and PURE Fit."
             )
-        cut = 0
-        if start > 1 and not adapter:
-            cut = len(word) - encode(clip, WORD).tokens.shape[1]
-        return cls(key, start, empty[start], start if cut == start else 0, adapter)
+        return min(found, key=lambda each: each[0])[1]
 
     def read(self, clip: CLIP, prompt: str) -> list[Any]:
         """A prompt's tokens, padding included. Those of a textual inversion are vectors.
@@ -158,7 +175,7 @@ class _Layout(NamedTuple):
         Raises:
             FitError: they differ, or belong to no token.
         """
-        found, tokens = len(vectors), tokens - self.cut
+        found, tokens = len(vectors), tokens - self.cut - self.tail
         if found == tokens or self.adapter:
             return vectors[:tokens]
         if found % tokens == 0:
@@ -167,8 +184,10 @@ class _Layout(NamedTuple):
                 return each[0]
         raise FitError(
             f"clip: it gives {found} vectors for the {tokens} tokens of '{prompt[:40]}', expected "
-            "one for each, or the same several times. A patch of the text encoder changes them: "
-            "connect it without the patch, or take weights below 0 out of the prompt."
+            "one for each, or the same several times. If text encoders of different kinds are "
+            "loaded together (as CLIP and T5 for Stable Diffusion 3), use PURE Capture and PURE "
+            "Fit. If a patch of the text encoder changes the vectors, connect it without the "
+            "patch, or take weights below 0 out of the prompt."
         )
 
 

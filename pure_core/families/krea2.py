@@ -1,12 +1,16 @@
 """Krea 2: one stream in all blocks. Queries share keys and values in groups.
 
 Behind attention comes a gate for every channel, so h is read before it. The text is a stack of its
-encoder's layers, which a transformer of its own mixes before they enter.
+encoder's layers, which a transformer of its own mixes before they enter. It knows neither picture
+nor time, so methods on the text are fitted on what it gives.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from einops import rearrange
+from torch import Tensor
 
 from .joint import JointTransformer, Kind
 from .site import LatentGeometry, Stream
@@ -20,6 +24,12 @@ def stacked(net: Any) -> int:
     return width
 
 
+def mixed(net: Any, vectors: Tensor) -> Tensor:
+    stack = rearrange(vectors, "b t (layer d) -> b t layer d", layer=net.txtlayers)
+    normed: Tensor = net.txtmlp[0](net.txtfusion(stack, mask=None))
+    return normed
+
+
 FAMILY = JointTransformer(
     name="krea2",
     models="Krea 2",
@@ -28,7 +38,7 @@ FAMILY = JointTransformer(
     kinds=(Kind("blocks.#.attn.wo", "heads", "kvheads"),),
     stream=Stream("txtmlp", None, "blocks.0"),
     reads=stacked,
-    mixes_text=True,
+    entering=mixed,
     geometry=lambda net: LatentGeometry(channels=16, pixels_per_cell=8, one_frame=True, patch=2),
     size=lambda net: 1024,
 )

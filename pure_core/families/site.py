@@ -285,8 +285,9 @@ class Family(Protocol):
         None where every site reads the text encoder's vectors itself.
         """
 
-    def before_entry(self, net: nn.Module) -> nn.Module | None:
-        """What the text encoder's vectors pass right before that map, if there is something."""
+    def before_entry(self, net: nn.Module) -> Callable[[Tensor], Tensor] | None:
+        """What makes of the text encoder's vectors (B, T, D) those that this map takes, if there is
+        something: a norm, or layers in which a prompt's words read each other."""
 
     @property
     def other_texts(self) -> tuple[str, ...]:
@@ -312,8 +313,7 @@ class Family(Protocol):
     def edits_text(self, net: nn.Module) -> bool:
         """Whether methods on the text reach all that the sites read of a prompt.
 
-        They do not where text encoders are read side by side, or where the model mixes a prompt's
-        words before the weights that are edited.
+        They do not where text encoders are read side by side.
         """
 
     @property

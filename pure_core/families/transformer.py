@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .site import LatentGeometry, Listener, Masks, Role, Rows, Site, Stream, listen_to_outputs
 from .transformer_file import FileNames, TransformerFile, rows_in, transformer_in_file
@@ -46,14 +47,14 @@ class Transformer:
     masks: Masks = "each"
     """See `Family`."""
 
-    mixes_text: bool = False
-    """Whether the model mixes a prompt's words before they enter: see `Family.edits_text`."""
-
     reads: Of | None = None
     """Numbers in a vector of the text encoder, where they are not those that the entry takes."""
 
     norm: str = ""
     """Path of a norm that the text encoder's vectors pass right before the entry."""
+
+    entering: Callable[[Any, Tensor], Tensor] | None = None
+    """Where it is more than a norm: a model and vectors (B, T, D) -> what the entry takes."""
 
     blocks: Mapping[str, str] = field(default_factory=lambda: {"all": ""})
 
@@ -112,15 +113,16 @@ class Transformer:
         return width
 
     def edits_text(self, net: nn.Module) -> bool:
-        return not self.other_texts and not self.mixes_text
+        return not self.other_texts
 
     def guides_itself(self, net: nn.Module) -> bool:
         parameters = getattr(net, "params", None)
         return bool(getattr(parameters, "guidance_embed", False))
 
-    def before_entry(self, net: nn.Module) -> nn.Module | None:
-        found = dict(net.named_modules()).get(self.norm) if self.norm else None
-        return found if isinstance(found, nn.Module) else None
+    def before_entry(self, net: nn.Module) -> Callable[[Tensor], Tensor] | None:
+        if self.entering is not None:
+            return partial(self.entering, net)
+        return dict(net.named_modules()).get(self.norm) if self.norm else None
 
     def text_entry(self, net: nn.Module) -> Rows | None:
         entry = self.names.spellings[0].entry

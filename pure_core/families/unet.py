@@ -83,7 +83,7 @@ class UNet:
     def edits_text(self, net: nn.Module) -> bool:
         return True
 
-    def before_entry(self, net: nn.Module) -> nn.Module | None:
+    def before_entry(self, net: nn.Module) -> None:
         return None
 
     def shares(self, site: str) -> bool:

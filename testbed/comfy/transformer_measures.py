@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from comfyui_pure.nodes.host.capture import batches, sampling
 from comfyui_pure.nodes.host.capture.run import capture_encoded
-from comfyui_pure.nodes.host.conditioning import Encoded, adapted, stack
+from comfyui_pure.nodes.host.conditioning import Encoded, adapted, as_entering, stack
 from comfyui_pure.nodes.host.export import save_lora
 from comfyui_pure.nodes.host.identity import fingerprint, precision, sketches
 from comfyui_pure.nodes.host.patch import patch
@@ -337,9 +337,12 @@ def lora_error(model: ModelPatcher, eraser: Eraser, folder: Path) -> float:
 def made_up(name: str, model: ModelPatcher) -> TextTask:
     """Of made-up encodings: no start token, an end token, one token of padding."""
 
+    sites = Sites.of(model)
+
     def read(prompts: Sequence[str], seed: int) -> TextVectors:
-        given = [adapted(model, each) for each in encoded(name, len(prompts), seed)]
-        vectors = tuple(each.tokens[0, :TOKENS].double() for each in given)
+        given = [adapted(model, each).tokens for each in encoded(name, len(prompts), seed)]
+        entering = [as_entering(model, sites, each)[0, :TOKENS] for each in given]
+        vectors = tuple(each.double() for each in entering)
         ends = (0 if prompts == [""] else TOKENS - 2,) * len(given)
         return TextVectors(AnchorSet.written([prompts]), vectors, ends, 0)
 
@@ -348,5 +351,5 @@ def made_up(name: str, model: ModelPatcher) -> TextTask:
         anchor=read(["a thing"], 1),
         retain=read(["a cat", "a mill"], 2),
         empty=read([""], 3),
-        model=text_model(model, Sites.of(model), None),
+        model=text_model(model, sites, None),
     )

@@ -418,6 +418,22 @@ ENCODERS = {
         {"qwen3_4b": QWEN | {"hidden_size": TEXT, "num_hidden_layers": 3}},
         ("qwen3_4b.transformer.model",),
     ),
+    "hunyuan_video": Encoder(
+        "hunyuan_video",
+        "HunyuanVideoTokenizer",
+        {
+            "llama": QWEN | {"hidden_size": TEXT, "vocab_size": 128320, "num_hidden_layers": 5},
+            "clip_l": CLIP_L,
+        },
+        ("llama.transformer", "clip_l.transformer"),
+        "hunyuan_video_clip",
+    ),
+    "omnigen2": Encoder(
+        "omnigen2",
+        "Omnigen2Tokenizer",
+        {"qwen25_3b": QWEN | {"hidden_size": TEXT}},
+        ("qwen25_3b.transformer.model",),
+    ),
     "krea2": Encoder(
         "krea2",
         "Krea2Tokenizer",

@@ -137,7 +137,38 @@ def test_it_runs_patched_and_erased_while_sampling(server: ComfyServer, name: st
 
 @each_model
 def test_a_lora_has_what_weights_can_hold_and_says_so(server: ComfyServer, name: str) -> None:
-    graph = workflow(name)
+    words, path = saved_lora(server, name, workflow(name))
+    assert "share their weights" in words
+    wanted, found = with_and_as_lora(server, workflow(name, "in the weights"), path)
+    assert (found - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+@each_model
+def test_token_ridge_is_in_files_as_it_is(server: ComfyServer, name: str) -> None:
+    """It edits what only the text reads, whatever the layers share."""
+
+    def graph() -> Graph:
+        made = workflow(name)
+        erasing = made[only(made, "PURE_EraseConcept")]["inputs"]
+        made["tokens"] = node(
+            "PURE_FitText",
+            model=erasing["model"],
+            clip=erasing["clip"],
+            forget="a fox\na picture of a fox",
+            retain="a wolf\na picture of a wolf\na cat\na picture of a cat",
+            method="token ridge",
+        )
+        made["patch"]["inputs"]["eraser"] = ["tokens", 0]
+        return made
+
+    words, path = saved_lora(server, name, graph())
+    assert "share their weights" not in words
+    wanted, found = with_and_as_lora(server, graph(), path)
+    assert (found - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+def saved_lora(server: ComfyServer, name: str, graph: Graph) -> tuple[str, str]:
+    """What PURE Save LoRA says of the graph's eraser, and the name of its file."""
     graph["lora"] = node(
         "PURE_SaveLoRA",
         model=graph["patch"]["inputs"]["model"],
@@ -150,14 +181,18 @@ def test_a_lora_has_what_weights_can_hold_and_says_so(server: ComfyServer, name:
     graph["path"] = node("PreviewAny", source=["lora", 0])
     run = server.run(graph)
     assert run.status == "success", run.error
-    assert "share their weights" in str(run.outputs["lora"])
     (path,) = run.outputs["path"]["text"]
+    return str(run.outputs["lora"]), Path(path).name
 
-    graph = workflow(name, "in the weights")
+
+def with_and_as_lora(
+    server: ComfyServer, graph: Graph, path: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latent of the patched model, and of the unedited one with the LoRA."""
     graph["lora"] = node(
         "LoraLoaderModelOnly",
         model=graph["patch"]["inputs"]["model"],
-        lora_name=Path(path).name,
+        lora_name=path,
         strength_model=1.0,
     )
     sampler = graph["after"]["inputs"]["samples"][0]
@@ -165,5 +200,6 @@ def test_a_lora_has_what_weights_can_hold_and_says_so(server: ComfyServer, name:
     graph["sampler"] = node("KSampler", **again)
     graph["again"] = node("SaveLatent", samples=["sampler", 0], filename_prefix="again")
     run = server.run(graph)
-    wanted, found = latent(server, run, "after"), latent(server, run, "again")
-    assert (found - wanted).norm() <= 1e-4 * wanted.norm()
+    before, after = latent(server, run, "before"), latent(server, run, "after")
+    assert not torch.equal(before, after)
+    return after, latent(server, run, "again")

@@ -45,8 +45,8 @@ from testbed.comfy.transformers import (
 )
 from tests.comfy.test_transformers import ALIGNMENT, each, each_kind, model_of
 
-REFUSED = ("HunyuanDiT", "LTX-2", "HiDream", "Lens", "Krea 2")
-"""Kinds that read more than one text encoder's tokens, or mix them before."""
+REFUSED = ("HunyuanDiT", "LTX-2", "HiDream")
+"""Kinds that read more than one text encoder's tokens."""
 
 
 def require_edited(model: ModelPatcher, patched: ModelPatcher, eraser: Eraser) -> None:
@@ -102,7 +102,8 @@ def test_an_eraser_of_the_text_goes_the_whole_way(name: str, tmp_path: Path) -> 
         save_eraser(fitted, path)
         eraser = load_eraser(path)
         assert eraser.widths == sites.widths(text=True)
-        assert set(eraser.widths.values()) == {ALL[name].width}
+        if name != "Krea 2":  # its own layers make narrower vectors of its encoder's
+            assert set(eraser.widths.values()) == {ALL[name].width}
         plain = sampled(name, model)
         patched = patch(model, eraser).model
         erased = sampled(name, patched)
@@ -134,8 +135,8 @@ def test_the_entry_has_a_name_in_the_library(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["Qwen-Image", "Z-Image"])
-def test_a_norm_before_the_entry_is_applied(name: str) -> None:
+@each(["Qwen-Image", "Z-Image", "Lens", "Krea 2"])
+def test_what_comes_before_the_entry_is_applied(name: str) -> None:
     """What is fitted on is what the edited map takes, heard in a call of the model itself."""
     model, sites = model_of(name), Sites.of(model_of(name))
     prompt, empty = encoded(name, 2)
@@ -147,7 +148,8 @@ def test_a_norm_before_the_entry_is_applied(name: str) -> None:
         captured(name, model, [prompt, empty], latents=1)
         handle.remove()
         entering = as_entering(model, sites, prompt.tokens)
-    assert relative(entering, prompt.tokens.double()) > 0.1
+    same = entering.shape == prompt.tokens.shape
+    assert not same or relative(entering, prompt.tokens.double()) > 0.1
     assert relative(entering, heard[0][:1, : entering.shape[1]].double()) <= 1e-6
 
 
@@ -188,6 +190,38 @@ def test_words_are_found_behind_a_template_and_an_adapter(name: str) -> None:
         assert torch.equal(task.forget.words_of(number), whole[:words])
         assert torch.equal(task.forget.end_of(number), whole[words])
     eraser = fit_text("uce", task)
+    require_edited(model, patch(model, eraser).model, eraser)
+
+
+TOKENIZERS = {
+    "Flux.1": "t5xxl",
+    "HunyuanVideo": "llama",
+    "Z-Image": "qwen3_4b",
+    "OmniGen 2": "qwen25_3b",
+    "Krea 2": "qwen3vl_4b",
+}
+"""The one whose tokens get vectors; Flux.1 and HunyuanVideo have CLIP's beside it."""
+
+
+@each(list(TOKENIZERS))
+def test_words_are_found_whatever_stands_around_them(name: str) -> None:
+    """Their vectors are those of the tokens that read as the prompt."""
+    model, clip = model_of(name), small_encoder(name)
+    forget = AnchorSet.written([["fox", "a photo of a red fox"]])
+    task = text_task(model, clip, forget, AnchorSet.written([["cat"]]), ["animal"])
+    tokenizer = getattr(clip.tokenizer, TOKENIZERS[name]).tokenizer
+    for number, prompt in enumerate(forget.prompts):
+        ids = [token for token, *_ in clip.tokenize(prompt)[TOKENIZERS[name]][0]]
+        count = len(task.forget.words_of(number))
+        decoded = [tokenizer.decode(ids[at : at + count]) for at in range(len(ids))]
+        read = [words.replace(" ", "") for words in decoded]  # Llama's writes none
+        whole = encode(clip, prompt).tokens
+        entering = as_entering(model, Sites.of(model), whole)[0].double()
+        place = task.forget.start
+        assert torch.equal(task.forget.words_of(number), entering[place : place + count])
+        in_front = read.index(prompt.replace(" ", "")) - place  # tokens without a vector
+        assert in_front == max(0, len(ids) - len(entering))
+    eraser = fit_text("token ridge", task)
     require_edited(model, patch(model, eraser).model, eraser)
 
 
