@@ -91,8 +91,9 @@ class Sites:
         """Raise ModelError if methods on the text do not reach all that the sites read."""
         if not self.family.edits_text(self.net):
             raise ModelError(
-                f"model: methods on the text cannot edit {type(self.net).__name__}, which reads "
-                "several text encoders side by side. Use PURE Capture and PURE Fit."
+                f"model: methods on the text cannot edit {type(self.net).__name__}, in which text "
+                "of several encoders is read side by side, or one text by picture and sound apart. "
+                "Use PURE Capture and PURE Fit."
             )
 
     def __getitem__(self, name: str) -> Site:

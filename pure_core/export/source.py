@@ -143,11 +143,14 @@ def said_of_shared(erasers: Sequence[Eraser], model: ModelFile) -> str:
     on_outputs = any(each.space == "activations" for each in erasers)
     if not (shared and other and on_outputs):
         return ""
-    return (
+    said = (
         f"In {shared} of {len(model.sites)} layers text and picture share their weights. While "
         "sampling the text alone is erased there, which no file can hold: in this one the weights "
         "are edited for both, so other parts of a picture may change more."
     )
+    if model.entry is None:
+        return said
+    return f"{said} A file holds an eraser of PURE Fit Text (token ridge) exactly."
 
 
 class _Edit(NamedTuple):

@@ -313,7 +313,8 @@ class Family(Protocol):
     def edits_text(self, net: nn.Module) -> bool:
         """Whether methods on the text reach all that the sites read of a prompt.
 
-        They do not where text encoders are read side by side.
+        They do not where text encoders are read side by side, or where picture and sound each read
+        their own of a prompt.
         """
 
     @property

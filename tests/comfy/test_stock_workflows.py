@@ -138,7 +138,7 @@ def test_it_runs_patched_and_erased_while_sampling(server: ComfyServer, name: st
 @each_model
 def test_a_lora_has_what_weights_can_hold_and_says_so(server: ComfyServer, name: str) -> None:
     words, path = saved_lora(server, name, workflow(name))
-    assert "share their weights" in words
+    assert "share their weights" in words and "(token ridge) exactly" in words
     wanted, found = with_and_as_lora(server, workflow(name, "in the weights"), path)
     assert (found - wanted).norm() <= 1e-4 * wanted.norm()
 
