@@ -17,6 +17,7 @@ from ...pure_core.text import TextModel, TextTask, TextVectors, repeated
 from .conditioning import (
     ADAPTER_KEY,
     ADAPTER_TOKENS,
+    Encoded,
     adapted,
     as_entering,
     encode,
@@ -53,12 +54,17 @@ def text_task(
     sites.require_edits_text()
     sites.require_plain_weights()
     become = AnchorSet.written([[each] for each in replacements or [""]])
-    vectors = _encode(model, clip, forget, sites)
+    encoded = encode_anchors(clip, forget, sites)
+    layout = _Layout.of(clip)
+
+    def read(anchors: AnchorSet) -> TextVectors:
+        return layout.vectors(model, clip, anchors, encode_anchors(clip, anchors, sites), sites)
+
     return TextTask(
-        forget=vectors,
-        anchor=repeated(_encode(model, clip, become, sites), len(forget)),
-        retain=_encode(model, clip, retain, sites) if retain else None,
-        empty=_encode(model, clip, AnchorSet.written([[""]]), sites),
+        forget=layout.vectors(model, clip, forget, encoded, sites),
+        anchor=repeated(read(become), len(forget)),
+        retain=read(retain) if retain else None,
+        empty=read(AnchorSet.written([[""]])),
         model=text_model(model, sites, clip),
     )
 
@@ -71,20 +77,6 @@ def text_model(model: ModelPatcher, sites: Sites, clip: CLIP | None) -> TextMode
         identity(model, sites, clip),
         at_entry=sites.entry is not None,
     )
-
-
-@torch.no_grad()
-def _encode(model: ModelPatcher, clip: CLIP, anchors: AnchorSet, sites: Sites) -> TextVectors:
-    encoded = encode_anchors(clip, anchors, sites)
-    layout = _Layout.of(clip, adapter=ADAPTER_TOKENS in encoded[0].options)
-    vectors, ends = [], []
-    for each, anchor in zip(encoded, anchors, strict=True):
-        tokens = layout.read(clip, anchor.prompt)
-        entering = as_entering(model, sites, adapted(model, each).tokens)[0]
-        found = entering.to("cpu", torch.float64)
-        vectors.append(layout.one_per_token(found, len(tokens), anchor.prompt))
-        ends.append(layout.end(tokens))
-    return TextVectors(anchors, tuple(vectors), tuple(ends), layout.start - layout.cut)
 
 
 class _Layout(NamedTuple):
@@ -114,7 +106,7 @@ class _Layout(NamedTuple):
     """Whether an adapter makes the vectors, which pads them on its own."""
 
     @classmethod
-    def of(cls, clip: CLIP, adapter: bool) -> _Layout:
+    def of(cls, clip: CLIP) -> _Layout:
         """From where two words differ, among tokens and among vectors.
 
         Of several tokenizers it is the one whose tokens are as many as there are vectors.
@@ -123,7 +115,9 @@ class _Layout(NamedTuple):
             FitError: nothing follows on the words.
         """
         rows = [clip.tokenize(word) for word in WORDS]
-        vectors = [encode(clip, word).tokens[0] for word in WORDS]
+        encoded = [encode(clip, word) for word in WORDS]
+        adapter = ADAPTER_TOKENS in encoded[0].options
+        vectors = [each.tokens[0] for each in encoded]
         found = []
         for key in [ADAPTER_KEY] if adapter else rows[0]:
             one, other = (_tokens(each[key]) for each in rows)
@@ -144,6 +138,25 @@ class _Layout(NamedTuple):
                 "its words. Use PURE Capture and PURE Fit."
             )
         return min(found, key=lambda each: each[0])[1]
+
+    @torch.no_grad()
+    def vectors(
+        self,
+        model: ModelPatcher,
+        clip: CLIP,
+        anchors: AnchorSet,
+        encoded: Sequence[Encoded],
+        sites: Sites,
+    ) -> TextVectors:
+        """The anchors' encodings as the edited weights take them."""
+        vectors, ends = [], []
+        for each, anchor in zip(encoded, anchors, strict=True):
+            tokens = self.read(clip, anchor.prompt)
+            entering = as_entering(model, sites, adapted(model, each).tokens)[0]
+            found = entering.to("cpu", torch.float64)
+            vectors.append(self.one_per_token(found, len(tokens), anchor.prompt))
+            ends.append(self.end(tokens))
+        return TextVectors(anchors, tuple(vectors), tuple(ends), self.start - self.cut)
 
     def read(self, clip: CLIP, prompt: str) -> list[Any]:
         """A prompt's tokens, padding included. Those of a textual inversion are vectors.
