@@ -144,8 +144,10 @@ def fit_text(
             f"retain: the method {method} keeps what is given there, expected prompts, got none."
         )
     layers: dict[str, LayerEraser] = {}
+    itself: Mapping[str, float] = {}
     if chosen.solve is not None:
         found = chosen.solve(task, progress, **values)
+        itself = found.found
         left, right = thin_product(found.left, found.right)
         same = _layer(found._replace(left=left, right=right), chosen)
         layers = dict.fromkeys(task.model.layers, same)
@@ -162,7 +164,7 @@ def fit_text(
         layers,
         _provenance(
             chosen,
-            {**values, "anchor": anchor},
+            {**values, **itself, "anchor": anchor},
             task.forget.anchors,
             AnchorSet() if task.retain is None else task.retain.anchors,
             task.model.identity,

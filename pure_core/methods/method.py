@@ -212,6 +212,9 @@ class TextEdit(NamedTuple):
     edited: Tensor
     """The concept's vectors that are edited (n, d)."""
 
+    found: Mapping[str, float] = {}
+    """What the method chose by itself, by name, for the report."""
+
 
 @dataclass(frozen=True)
 class TextMethod(Method):
