@@ -29,7 +29,7 @@ def test_a_concept_becomes_its_anchors(kind):
 
 
 def test_own_templates_replace_those_of_the_kind():
-    forget, retain = anchors_for("dog", "object", "cat", "{}\n two of {} and {} \n")
+    forget, retain, _ = anchors_for("dog", "object", "cat", "{}\n two of {} and {} \n")
     assert forget.prompts == ("dog", "two of dog and dog")
     assert forget.same_phrasing(retain) == [[0], [1]]
 
@@ -63,7 +63,7 @@ def test_an_empty_line_begins_a_new_concept():
 
 
 def test_anchors_as_text_are_read_as_the_same_prompts_and_concepts():
-    forget, _ = anchors_for("dog\n猫", "object", "")
+    forget, *_ = anchors_for("dog\n猫", "object", "")
     read = written_anchors(as_text(forget))
     assert read.prompts == forget.prompts and read.owners == forget.owners
     assert as_text(read) == as_text(forget)
