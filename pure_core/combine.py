@@ -44,8 +44,8 @@ CHANGES = ("max_rank", "layers", "contribution")
 
 REPLACED = (
     " What a concept becomes is kept like a neighbour: fit all concepts with the same replacement, "
-    "or list the replacements of the others among each one's neighbours, and give the replacement's "
-    "activations together with the neighbours' (PURE Concatenate Activations)."
+    "or list the others' replacements among each one's neighbours, and give the activations of "
+    "neighbours and replacement together (PURE Concatenate Activations)."
 )
 """What to do where erasers have replacements."""
 
@@ -349,7 +349,7 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], model: str) -> 
 
 
 def _without(kept: AnchorSet, replacement: AnchorSet) -> AnchorSet:
-    """The neighbours among all anchors that were kept, each anchor of the replacement left out once.
+    """The neighbours among all anchors that were kept: each of the replacement is left out once.
 
     Compared as digests, as an eraser's may be.
     """

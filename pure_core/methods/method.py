@@ -251,3 +251,7 @@ class TextMethod(Method):
     """What the edit of `solve_layer` multiplies."""
 
     needs_retain: bool = False
+
+    every_token: bool = False
+    """Whether it edits each token of a prompt, so that what the concept becomes has to stand in the
+    prompt's own phrasing; without an anchor the concept becomes its neighbours."""
