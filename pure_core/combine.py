@@ -156,9 +156,11 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
         )
         progress(done, len(erasers[0].layers))
     kept = AnchorSet() if retain is None else retain.anchors
+    neighbours, replacement = _parted(kept, together.replacement)
     record = replace(
         together,
-        retain=_without(kept, together.replacement),
+        retain=neighbours,
+        replacement=replacement,
         contribution=contribution(layers),
     )
     return replace(erasers[0], layers=layers, provenance=record)
@@ -348,19 +350,19 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], model: str) -> 
         )
 
 
-def _without(kept: AnchorSet, replacement: AnchorSet) -> AnchorSet:
-    """The neighbours among all anchors that were kept: each of the replacement is left out once.
+def _parted(kept: AnchorSet, replacement: AnchorSet) -> tuple[AnchorSet, AnchorSet]:
+    """All anchors that were kept as neighbours and replacement.
 
-    Compared as digests, as an eraser's may be.
+    Args:
+        replacement: As the erasers have it: compared as digests, since theirs may be some.
     """
-    replacing = Counter(hidden_anchors(replacement).prompts)
-    found = []
+    missing = set(hidden_anchors(replacement).prompts)
+    neighbours, replacing = [], []
     for anchor, digest in zip(kept, hidden_anchors(kept).prompts, strict=True):
-        if replacing[digest]:
-            replacing[digest] -= 1
-        else:
-            found.append(anchor)
-    return AnchorSet(tuple(found))
+        # Once each: a replacement may be among the neighbours, too.
+        (replacing if digest in missing else neighbours).append(anchor)
+        missing.discard(digest)
+    return AnchorSet(tuple(neighbours)), AnchorSet(tuple(replacing))
 
 
 def _require_same_retain(made: Sequence[Provenance], retain: Activations | None) -> None:

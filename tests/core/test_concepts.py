@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pure_core.anchors import AnchorSet
 from pure_core.concepts import (
     KINDS,
     TEMPLATES,
@@ -38,6 +39,25 @@ def test_without_neighbours_nothing_is_retained():
     assert len(anchors_for("dog", "object", " \n").retain) == 0
 
 
+def test_a_replacement_is_one_name_in_the_same_phrasings():
+    anchors = anchors_for("dog\nwolf", "object", "cat\nhorse", "{}\na {}", " Paris,  Texas ")
+    assert anchors.replacement == AnchorSet.phrased(["Paris, Texas"], ["{}", "a {}"])
+    assert anchors.forget.same_phrasing(anchors.replacement) == [[0], [1], [0], [1]]
+    also = anchors_for("dog", "object", "cat\nhorse", "", "horse")
+    assert also.retain.concepts == ("cat", "horse") and also.replacement.concepts == ("horse",)
+    assert len(anchors_for("dog", "object", "cat").replacement) == 0
+    assert len(anchors_for("dog", "object", "").replacement) == 0
+
+
+def test_unsafe_content_without_neighbours_becomes_a_plain_person():
+    kind = "unsafe content"
+    plain = anchors_for("gore", kind, "").replacement
+    assert plain.concepts == ("a person",) and "a photo of a person" in plain.prompts
+    assert anchors_for("gore", kind, "", "", "a statue").replacement.concepts == ("a statue",)
+    assert len(anchors_for("gore", kind, "paint").replacement) == 0
+    assert len(anchors_for("A person", kind, "").replacement) == 0
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -46,6 +66,12 @@ def test_without_neighbours_nothing_is_retained():
         (("a  dog", "object", "cat\nA dog"), "neighbours: 'A dog' is a concept to erase"),
         (("dog", "animal", "cat"), "kind: expected one of object, .*'animal'"),
         (("dog", "object", "cat", "a photo"), "templates: every line .* got 'a photo'"),
+        (
+            ("dog", "object", "cat", "", "cat; horse"),
+            "replacement: expected one name, .* got 2: cat",
+        ),
+        (("dog", "object", "cat", "", "cat\nhorse"), "replacement: expected one name"),
+        (("dog\nfox", "object", "cat", "", "FOX"), "replacement: 'FOX' is a concept to erase"),
     ],
 )
 def test_what_makes_no_anchors_is_refused(inputs, message):
