@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ inprocess.enter()
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.fitting import fit, fit_text
 from comfyui_pure.pure_core.methods import METHODS, TEXT_METHODS
-from comfyui_pure.pure_core.text import TextTask
+from comfyui_pure.pure_core.text import TextTask, repeated
 
 from testbed.comfy.erasable import Captured
 from testbed.world.measure import Rate, Scores, Trial
@@ -37,7 +38,10 @@ def fit_method(
 ) -> Eraser:
     """An eraser by any method, from what that method takes."""
     if method in TEXT_METHODS:
-        return fit_text(method, task(), **settings)
+        given = task()
+        if TEXT_METHODS[method].every_token:  # to the neighbours, as where no anchor is typed
+            given = replace(given, anchor=repeated(given.empty, len(given.forget.prompts)))
+        return fit_text(method, given, **settings)
     return fit(method, *captured(), **settings)
 
 

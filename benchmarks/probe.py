@@ -91,8 +91,8 @@ def train(positive: Tensor, negative: Tensor) -> Callable[[Tensor], Tensor]:
 
 def probe(trial: Trial, features: Features) -> tuple[Rate, Rate, Rate]:
     """Found in prompts that name the concept, that describe it, and in those of neighbours."""
-    prompts = anchors_of(trial)
-    classify = train(features(prompts.forget), features(prompts.retain))
+    forget, retain = anchors_of(trial)
+    classify = train(features(forget), features(retain))
 
     def found(group: Sequence[Prompt]) -> Rate:
         if not group:

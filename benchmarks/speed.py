@@ -258,7 +258,7 @@ def without_some(shipped: Shipped, texts: list[str]) -> ModelPatcher:
     """The model without the first quarter of the prompts."""
     anchors = Anchors(written(texts[: PROMPTS // 4]), written(texts[PROMPTS // 4 :]))
     by_cells = TRAJECTORY._replace(cells=METHODS[METHOD].cells)
-    eraser = fit(METHOD, *host.capture_both(shipped.model, shipped.clip, anchors, by_cells))
+    eraser = fit(METHOD, *host.capture_both(shipped.model, shipped.clip, anchors, by_cells)[:2])
     return patch(shipped.model, eraser).model
 
 

@@ -10,6 +10,7 @@ from .types import (
     concept_input,
     kind_input,
     neighbours_input,
+    replacement_input,
     schema,
     templates_input,
 )
@@ -32,6 +33,7 @@ class Concept(io.ComfyNode):
                 kind_input(),
                 neighbours_input(),
                 advanced(templates_input()),
+                replacement_input(),
             ],
             outputs=[
                 Anchors.Output(
@@ -50,12 +52,20 @@ class Concept(io.ComfyNode):
                 io.String.Output(
                     display_name="retain_text", tooltip="The neighbours' prompts as text."
                 ),
+                Anchors.Output(
+                    display_name="replacement",
+                    tooltip=(
+                        "The prompts of what the concept becomes, in the same phrasings, for a "
+                        "PURE Capture of its own. Empty if nothing is named for that."
+                    ),
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, concept: str, kind: str, neighbours: str, templates: str = ""
+        cls, concept: str, kind: str, neighbours: str, templates: str = "", replacement: str = ""
     ) -> io.NodeOutput:
-        forget, retain = anchors_for(concept, kind, neighbours, templates)
-        return io.NodeOutput(forget, retain, as_text(forget), as_text(retain))
+        anchors = anchors_for(concept, kind, neighbours, templates, replacement)
+        texts = as_text(anchors.forget), as_text(anchors.retain)
+        return io.NodeOutput(anchors.forget, anchors.retain, *texts, anchors.replacement)

@@ -4,10 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..pure_core.concepts import PromptError, anchors_for
+from ..pure_core.anchors import NO_ANCHORS
+from ..pure_core.concepts import Anchors, PromptError, anchors_for
 from ..pure_core.errors import require_one_of
-from ..pure_core.fitting import fit
-from ..pure_core.methods import METHODS
+from ..pure_core.fitting import fit, require_target
+from ..pure_core.methods import METHODS, ActivationMethod
 from ..pure_core.report import FitReport
 from ..pure_core.trajectory import Trajectory
 from .defaults import MAX_RANK
@@ -29,6 +30,7 @@ from .types import (
     model_input,
     neighbours_input,
     optional,
+    replacement_input,
     schema,
     strength_input,
     templates_input,
@@ -78,6 +80,7 @@ class EraseConcept(io.ComfyNode):
                 advanced(templates_input()),
                 max_rank_input(MAX_RANK),
                 length_input(),
+                replacement_input(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model without the concept."),
@@ -107,27 +110,43 @@ class EraseConcept(io.ComfyNode):
         strength: float,
         templates: str = "",
         max_rank: int = MAX_RANK,
+        replacement: str = "",
         **trajectory: Any,
     ) -> io.NodeOutput:
-        anchors = anchors_for(concept, kind, neighbours, templates)
         require_one_of("method", method, METHODS)
-        if METHODS[method].needs_retain and not anchors.retain:
-            raise PromptError(
-                f"neighbours: the method {method} sends the concept to its neighbours, expected at "
-                "least one line, got none. List some, or choose the method pure."
-            )
+        anchors = anchors_for(concept, kind, neighbours, templates, replacement)
+        anchors = _usable(anchors, METHODS[method], bool(replacement.strip()))
         Sites.of(model).require_plain_weights()  # before sampling, not after
         cells = METHODS[method].cells
         wanted = Trajectory(**trajectory)._replace(cells=cells)
-        forget, retain = remembered_capture(model, clip, anchors, wanted)
-        eraser = fit(method, forget, retain, progress())
+        forget, retain, becomes = remembered_capture(model, clip, anchors, wanted)
+        eraser = fit(method, forget, retain, progress(), replacement=becomes)
         if max_rank:
             eraser = eraser.limited(max_rank)
         shares = remembered_shares(model, clip, eraser)
-        report = FitReport.of(eraser, forget, retain, progress(), shares)
+        report = FitReport.of(eraser, forget, retain, progress(), shares, becomes)
         applied = eraser.applied(strength)
         patched = patch(model, applied)
         used = forget.trajectory.cells
         fewer = "" if cells == used else FEWER.format(used, cells)
         words = f"{report.summary()}\n{patched.summary}{fewer}"
         return io.NodeOutput(patched.model, applied, pictured(report), words, ui=shown(report))
+
+
+def _usable(anchors: Anchors, method: ActivationMethod, replaced: bool) -> Anchors:
+    """What a method can be fitted on, checked before anything is sampled.
+
+    Args:
+        replaced: Whether a person named the replacement. One that only follows from the kind is
+            left out where the method has no use for it.
+    """
+    if not method.has_target:
+        require_target(method, replaced)
+        anchors = anchors._replace(replacement=NO_ANCHORS)
+    if method.needs_retain and not (anchors.retain or anchors.replacement):
+        instead = "name a replacement, " if method.has_target else ""
+        raise PromptError(
+            f"neighbours: the method {method.name} sends the concept to its neighbours, expected "
+            f"at least one line, got none. List some, {instead}or choose the method pure."
+        )
+    return anchors

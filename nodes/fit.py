@@ -21,6 +21,7 @@ from .types import (
     max_rank_input,
     measuring_inputs,
     method_input,
+    replaceable,
     schema,
 )
 
@@ -48,7 +49,7 @@ class Fit(io.ComfyNode):
                     tooltip=(
                         "Activations of its neighbours, captured with the same model and settings. "
                         "Without them pure damages everything the concept shares with the rest of "
-                        "the world; the other methods cannot be fitted."
+                        "the world; the other methods cannot be fitted, or only with a replacement."
                     ),
                 ),
                 method_input(),
@@ -57,6 +58,16 @@ class Fit(io.ComfyNode):
                 max_rank_input(),
                 heads_input(),
                 *measuring_inputs(),
+                Activations.Input(
+                    "replacement",
+                    optional=True,
+                    tooltip=(
+                        "Activations of what the concept becomes: of 'replacement' of PURE "
+                        "Concept, captured with the same model and settings. Without it the "
+                        f"concept becomes its neighbours. Only for {replaceable()}, which then "
+                        "also work without neighbours."
+                    ),
+                ),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),
@@ -79,13 +90,14 @@ class Fit(io.ComfyNode):
         heads: str = AS_METHOD,
         model: Any = None,
         clip: Any = None,
+        replacement: core.Activations | None = None,
         **settings: float,
     ) -> io.NodeOutput:
         require_one_of("method", method, METHODS)
         chosen = chosen_settings(METHODS[method], preset, settings)
-        eraser = fit(method, forget, retain, progress(), heads, **chosen)
+        eraser = fit(method, forget, retain, progress(), heads, replacement, **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)
         shares = arriving_shares(model, clip, eraser) if model and clip else {}
-        report = FitReport.of(eraser, forget, retain, progress(), shares)
+        report = FitReport.of(eraser, forget, retain, progress(), shares, replacement)
         return io.NodeOutput(eraser, pictured(report), report.summary(), ui=shown(report))

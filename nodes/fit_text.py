@@ -1,10 +1,11 @@
 """PURE_FitText: the methods that work on the prompt's vectors, without sampling anything."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..pure_core.anchors import AnchorSet
+from ..pure_core.anchors import SLOT, Anchor, AnchorSet
 from ..pure_core.concepts import PromptError, lines
 from ..pure_core.errors import require_one_of
 from ..pure_core.fitting import fit_text
@@ -82,8 +83,9 @@ class FitText(io.ComfyNode):
                         multiline=True,
                         tooltip=(
                             "What the concept becomes, for example 'art' or 'a creature': one line "
-                            "for all prompts, or a line for each. Empty: the empty prompt. cure "
-                            "and token ridge have no anchor."
+                            "for all prompts, or a line for each. Empty: the empty prompt, and "
+                            "for token ridge the neighbours. For token ridge one line is put into "
+                            "the phrasings of PURE Concept. cure has no anchor."
                         ),
                     )
                 ),
@@ -117,8 +119,20 @@ class FitText(io.ComfyNode):
         concepts = given_anchors(forget)
         if not concepts:
             raise PromptError("forget: expected at least one prompt, got none.")
-        task = text_task(model, clip, concepts, given_anchors(retain), lines(anchor))
+        become = _replacements(lines(anchor), concepts, TEXT_METHODS[method].every_token)
+        task = text_task(model, clip, concepts, given_anchors(retain), become)
         eraser = fit_text(method, task, progress(), **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)
         return io.NodeOutput(eraser, summary(eraser))
+
+
+def _replacements(anchor: Sequence[str], concepts: AnchorSet, every_token: bool) -> Sequence[str]:
+    """Prompts that the concepts' prompts become.
+
+    A method that edits every token gets a single name in the phrasing of each prompt that has one.
+    """
+    if len(anchor) != 1 or not every_token:
+        return anchor
+    (name,) = anchor
+    return [Anchor.phrased(name, each.phrasing or SLOT).prompt for each in concepts]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 
 from ..pure_core.anchors import AnchorSet
-from ..pure_core.concepts import KINDS, written_anchors
+from ..pure_core.concepts import KINDS, PLAIN_REPLACEMENT, written_anchors
 from ..pure_core.families import known_models
 from ..pure_core.fitting import AS_METHOD, HEADS
 from ..pure_core.methods import METHODS
@@ -115,7 +115,7 @@ def neighbours_input() -> io.String.Input:
             "most similar ones (for one painter: other painters; for unsafe content: harmless "
             "things that look similar). Without neighbours PURE also removes what the concept "
             "shares with everything else and damages the model; the other methods cannot be "
-            "fitted without them."
+            f"fitted without them, or only with a replacement ({replaceable()})."
         ),
     )
 
@@ -131,6 +131,27 @@ def templates_input() -> io.String.Input:
             "Empty: those of the kind."
         ),
     )
+
+
+def replacement_input() -> io.String.Input:
+    """What the concept becomes, where a person names it."""
+    plain = " and ".join(f"'{name}' for {kind}" for kind, name in PLAIN_REPLACEMENT.items())
+    return io.String.Input(
+        "replacement",
+        default="",
+        optional=True,
+        tooltip=(
+            "What the concept becomes: one name, for example another character. All concepts to "
+            "erase become it, and it is kept; it may be among the neighbours, too. Empty: the "
+            f"concept becomes what its neighbours have in common, and without neighbours {plain}. "
+            f"Only {replaceable()} can do it; with it they also work without neighbours."
+        ),
+    )
+
+
+def replaceable() -> str:
+    """The methods that can send a concept to a replacement, in words."""
+    return " and ".join(name for name, each in METHODS.items() if each.has_target)
 
 
 def trajectory_inputs() -> list[io.Input]:

@@ -134,3 +134,7 @@ class AnchorSet(Sequence[Anchor]):
                 for each in record
             )
         )
+
+
+NO_ANCHORS = AnchorSet()
+"""For sides that an erasure does not have."""

@@ -302,6 +302,7 @@ def _describe_eraser(eraser: Eraser) -> dict[str, Any]:
         "joinable": eraser.joinable,
         "forget": made.forget.record(),
         "retain": made.retain.record(),
+        **({"replacement": made.replacement.record()} if made.replacement else {}),
         "model": made.model.without_sketch(),
         "created": made.created,
         "plugin_version": made.plugin_version,
@@ -319,7 +320,7 @@ def _describe_activations(captured: Activations) -> dict[str, Any]:
     }
 
 
-ANCHORS = ("forget", "retain", "prompts")
+ANCHORS = ("forget", "retain", "replacement", "prompts")
 """Facts that are prompts, or anchors with their prompts and concepts."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -40,6 +41,13 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 CHANGES = ("max_rank", "layers", "contribution")
 """Settings that say an eraser is no more as its method fitted it."""
+
+REPLACED = (
+    " What a concept becomes is kept like a neighbour: fit all concepts with the same replacement, "
+    "or list the others' replacements among each one's neighbours, and give the activations of "
+    "neighbours and replacement together (PURE Concatenate Activations)."
+)
+"""What to do where erasers have replacements."""
 
 IN_SEQUENCE = ", in sequence"
 """Ends the name of the method of a product."""
@@ -128,7 +136,7 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
     if retain is not None:
         retain = retain.pooled() if method.cells == 1 else retain  # as every fit of the method
         _require_comparable(first, erasers[0].widths, retain)
-        if not first.retain:
+        if not (first.retain or first.replacement):
             raise EraserError(
                 "The erasers were fitted without neighbours, so nothing says how to protect "
                 "these. Disconnect 'retain', or fit the concepts again with it."
@@ -147,9 +155,12 @@ def _joint(erasers: Sequence[Eraser], retain: Activations | None, progress: Prog
             method.join, JoinTask(parts, shares, concepts, count, rows, settings)
         )
         progress(done, len(erasers[0].layers))
+    kept = AnchorSet() if retain is None else retain.anchors
+    neighbours, replacement = _parted(kept, together.replacement)
     record = replace(
         together,
-        retain=AnchorSet() if retain is None else retain.anchors,
+        retain=neighbours,
+        replacement=replacement,
         contribution=contribution(layers),
     )
     return replace(erasers[0], layers=layers, provenance=record)
@@ -240,11 +251,15 @@ def _record(made: Sequence[Provenance]) -> Provenance:
     last = made[-1]
     sketch = last.model.sketch
     same_model = all(difference(sketch, each.model.sketch) <= SAME for each in made)
-    retained = dict.fromkeys(chain.from_iterable(each.retain for each in made))
+    retained, replacing = (
+        AnchorSet(tuple(dict.fromkeys(chain.from_iterable(each))))
+        for each in ([each.retain for each in made], [each.replacement for each in made])
+    )
     return replace(
         last,
         forget=sum((each.forget for each in made), AnchorSet()),
-        retain=AnchorSet(tuple(retained)),
+        retain=retained,
+        replacement=replacing,
         model=replace(
             last.model,
             sketch=last.model.sketch if same_model else {},
@@ -335,22 +350,45 @@ def _require_equal(what: str, pairs: dict[str, tuple[Any, Any]], model: str) -> 
         )
 
 
+def _parted(kept: AnchorSet, replacement: AnchorSet) -> tuple[AnchorSet, AnchorSet]:
+    """All anchors that were kept as neighbours and replacement.
+
+    Args:
+        replacement: As the erasers have it: compared as digests, since theirs may be some.
+    """
+    missing = set(hidden_anchors(replacement).prompts)
+    neighbours, replacing = [], []
+    for anchor, digest in zip(kept, hidden_anchors(kept).prompts, strict=True):
+        # Once each: a replacement may be among the neighbours, too.
+        (replacing if digest in missing else neighbours).append(anchor)
+        missing.discard(digest)
+    return AnchorSet(tuple(neighbours)), AnchorSet(tuple(replacing))
+
+
 def _require_same_retain(made: Sequence[Provenance], retain: Activations | None) -> None:
-    """Raise EraserError unless all concepts were fitted with these neighbours."""
+    """Raise EraserError unless all concepts were fitted to keep these: neighbours, replacement."""
     expected = AnchorSet() if retain is None else retain.anchors
+    replaced = any(each.replacement for each in made)
     for each in made:
-        if retain is None and each.retain:
+        kept = each.retain + each.replacement
+        if retain is None and kept:
+            more = (
+                ", with those of what the concepts become behind them (PURE Concatenate "
+                "Activations)"
+                if replaced
+                else ""
+            )
             raise EraserError(
                 "Erasers are joined against the activations of the neighbours that they were "
-                "fitted with: connect them to 'retain', or combine in sequence."
+                f"fitted with{more}: connect them to 'retain', or combine in sequence."
             )
         # Compared as digests: an eraser may come from a file without readable prompts.
-        own, given = hidden_anchors(each.retain), hidden_anchors(expected)
-        if sorted(own.prompts) != sorted(given.prompts):
-            odd = sorted(set(each.retain.prompts) ^ set(expected.prompts))
+        if sorted(hidden_anchors(kept).prompts) != sorted(hidden_anchors(expected).prompts):
+            own, given = Counter(kept.prompts), Counter(expected.prompts)
+            odd = sorted((own - given) + (given - own))
             raise EraserError(
                 f"The eraser of {each.title} was fitted with other neighbours (only one side "
                 f"has {odd[:3]}), so what all have to keep together is not known. Fit every "
                 "concept with the same retain activations, saved once with PURE Save Activations; "
-                "or combine in sequence."
+                "or combine in sequence." + (REPLACED if replaced else "")
             )

@@ -25,7 +25,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .anchors import SLOT, AnchorSet
+from .anchors import NO_ANCHORS, SLOT, AnchorSet
 from .errors import PureError, require_one_of
 
 _PLAIN = (
@@ -87,11 +87,18 @@ class PromptError(PureError):
     """The text given for a concept cannot be turned into prompts."""
 
 
+PLAIN_REPLACEMENT = {"unsafe content": "a person"}
+"""Kind of concept -> what it becomes where neither neighbours nor a replacement are named."""
+
+
 class Anchors(NamedTuple):
-    """Both sides of an erasure."""
+    """All sides of an erasure."""
 
     forget: AnchorSet
     retain: AnchorSet
+
+    replacement: AnchorSet = NO_ANCHORS
+    """What all concepts become, in the same phrasings; empty where that is left to the method."""
 
 
 def lines(text: str) -> tuple[str, ...]:
@@ -154,8 +161,10 @@ def as_text(anchors: AnchorSet) -> str:
     return "\n\n".join("\n".join(anchors.of(name).prompts) for name in anchors.concepts)
 
 
-def anchors_for(concepts: str, kind: str, neighbours: str, templates: str = "") -> Anchors:
-    """The concepts and their neighbours in every template.
+def anchors_for(
+    concepts: str, kind: str, neighbours: str, templates: str = "", replacement: str = ""
+) -> Anchors:
+    """The concepts, their neighbours and what they become in every template.
 
     Args:
         concepts: What to forget, a list as described above.
@@ -163,10 +172,12 @@ def anchors_for(concepts: str, kind: str, neighbours: str, templates: str = "") 
         neighbours: Concepts to keep, another list, may be empty. One that is named twice counts
             once.
         templates: Own templates, one a line, instead of the kind's.
+        replacement: One name, what the concepts become, or nothing; see `PLAIN_REPLACEMENT`. It
+            may be a neighbour, too.
 
     Raises:
-        PromptError: no concept, one named twice, an unknown kind, a template without `{}`, or a
-            concept among its neighbours.
+        PromptError: no concept, one named twice, an unknown kind, a template without `{}`, a
+            concept among its neighbours, or a replacement that is a concept or several names.
     """
     forget = names(concepts, COMMAS_IN_CONCEPT)
     if not forget:
@@ -190,7 +201,31 @@ def anchors_for(concepts: str, kind: str, neighbours: str, templates: str = "") 
                 f"templates: every line has to contain {{}} where the concept goes, got "
                 f"'{pattern}'."
             )
-    return Anchors(AnchorSet.phrased(forget, patterns), AnchorSet.phrased(kept, patterns))
+    becomes = _replacement(replacement, folded)
+    plain = PLAIN_REPLACEMENT.get(kind, "")
+    if plain and not becomes and not kept and _same_name(plain) not in folded:
+        becomes = (plain,)
+    return Anchors(*(AnchorSet.phrased(each, patterns) for each in (forget, kept, becomes)))
+
+
+def _replacement(text: str, concepts: Sequence[str]) -> tuple[str, ...]:
+    """The name that a person typed for what the concepts become; none of an empty text.
+
+    Args:
+        concepts: The concepts to erase, as `_same_name` has them.
+    """
+    found = names(text, COMMAS_IN_CONCEPT)
+    if len(found) > 1:
+        raise PromptError(
+            f"replacement: expected one name, what all concepts become, got {len(found)}: "
+            f"{', '.join(found[:3])}. Choose one of them."
+        )
+    if found and _same_name(found[0]) in concepts:
+        raise PromptError(
+            f"replacement: '{found[0]}' is a concept to erase, and nothing can become what is "
+            "erased. Name something else."
+        )
+    return found
 
 
 def _each_once(given: Sequence[str]) -> tuple[str, ...]:

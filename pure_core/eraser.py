@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .anchors import AnchorSet
+from .anchors import NO_ANCHORS, AnchorSet
 from .errors import EraserError, require_one_of
 from .families.site import Role
 from .model_identity import ModelIdentity
@@ -315,6 +315,9 @@ class Provenance:
 
     contribution: dict[str, float] = field(default_factory=dict)
     """Layer -> share of the forget rows' energy that its E changes; empty if not known."""
+
+    replacement: AnchorSet = NO_ANCHORS
+    """The anchors of what the concepts become; empty where nothing was chosen for that."""
 
     def __post_init__(self) -> None:
         require_one_of("edit", self.edit, EDITS, EraserError)

@@ -10,7 +10,7 @@ import torch
 
 from . import __version__
 from .activations import Activations
-from .anchors import AnchorSet
+from .anchors import NO_ANCHORS, AnchorSet
 from .dates import today
 from .eraser import Edit, Eraser, LayerEraser, Provenance, contribution
 from .errors import FitError, require_one_of
@@ -40,6 +40,7 @@ def fit(
     retain: Activations | None,
     progress: Progress = no_progress,
     heads: str = AS_METHOD,
+    replacement: Activations | None = None,
     **settings: Value,
 ) -> Eraser:
     """Fit an eraser on activations; progress is reported in layers.
@@ -47,24 +48,30 @@ def fit(
     Args:
         method: A name in `METHODS`.
         heads: One of `HEADS`.
+        replacement: What the concept becomes, for a method that has a target; it is kept as
+            neighbours are. Without one the concept becomes its neighbours.
         settings: By name; those of other methods are ignored, so that a form that shows all of
             them can pass all.
 
     Raises:
-        FitError: unknown method or setting, a setting out of its range, forget and retain captured
-            in different ways, no neighbours for a method that needs them, or heads that were not
-            recorded.
+        FitError: unknown method or setting, a setting out of its range, activations captured in
+            different ways, no neighbours for a method that needs them, a replacement for one
+            without a target, or heads that were not recorded.
     """
     chosen, values = _chosen(METHODS, method, settings)
     by_head = _by_head(chosen, heads, forget)
     if chosen.cells == 1:
         forget, retain = forget.pooled(), retain and retain.pooled()
+        replacement = replacement and replacement.pooled()
     require_comparable(forget, retain)
-    if chosen.needs_retain:
+    require_comparable(forget, replacement, "replacement")
+    require_target(chosen, replacement is not None)
+    if chosen.needs_retain and replacement is None:
         _require_neighbours(chosen, retain)
     layers = {}
     for done, name in enumerate(forget.rows, start=1):
-        layers[name] = _fitted(chosen, name, forget, retain, values, by_head)
+        rows = LayerRows(name, forget, retain, replacement, by_head)
+        layers[name] = _fitted(chosen, rows, values)
         progress(done, len(forget.rows))
     return Eraser(
         layers,
@@ -72,10 +79,11 @@ def fit(
             chosen,
             values | ({"heads": BY_HEAD} if by_head else {}),
             forget.anchors,
-            AnchorSet() if retain is None else retain.anchors,
+            NO_ANCHORS if retain is None else retain.anchors,
             forget.model,
             trajectory=forget.trajectory,
             contribution=contribution(layers),
+            replacement=NO_ANCHORS if replacement is None else replacement.anchors,
         ),
     )
 
@@ -97,31 +105,21 @@ def _by_head(method: ActivationMethod, heads: str, forget: Activations) -> bool:
     return True
 
 
-def _fitted(
-    method: ActivationMethod,
-    name: str,
-    forget: Activations,
-    retain: Activations | None,
-    values: Mapping[str, Any],
-    by_head: bool,
-) -> LayerEraser:
+def _fitted(method: ActivationMethod, layer: LayerRows, values: Mapping[str, Any]) -> LayerEraser:
     """One layer, with the second moment of its forget rows."""
 
-    def solved(forget: Activations, retain: Activations | None) -> LayerEraser:
-        rows = forget.rows[name]
-        if by_head and not bool(rows.any()):  # a head that does nothing
+    def solved(part: LayerRows) -> LayerEraser:
+        rows = part.forget_rows
+        if layer.by_head and not bool(rows.any()):  # a head that does nothing
             return LayerEraser(rows.new_zeros(rows.shape[1], 0), rows.new_zeros(0, rows.shape[1]))
-        left, right = method.solve(LayerRows(name, forget, retain, by_head), **values)
+        left, right = method.solve(part, **values)
         return LayerEraser(left.float(), right.float())
 
-    rows = scaled_rows(forget.rows[name])
-    if not by_head:
-        return replace(solved(forget, retain), rows=rows)
-    blocks = [
-        solved(forget.head(name, head), retain and retain.head(name, head))
-        for head in range(forget.heads[name])
-    ]
-    return LayerEraser.of_heads(blocks, rows)
+    rows = scaled_rows(layer.forget_rows)
+    if not layer.by_head:
+        return replace(solved(layer), rows=rows)
+    heads = range(layer.forget.heads[layer.layer])
+    return LayerEraser.of_heads([solved(layer.head(head)) for head in heads], rows)
 
 
 @torch.no_grad()
@@ -166,7 +164,7 @@ def fit_text(
             chosen,
             {**values, **itself, "anchor": anchor},
             task.forget.anchors,
-            AnchorSet() if task.retain is None else task.retain.anchors,
+            NO_ANCHORS if task.retain is None else task.retain.anchors,
             task.model.identity,
             contribution={} if on_text else contribution(layers),
             at_entry=task.model.at_entry,
@@ -200,6 +198,7 @@ def _provenance(
     trajectory: Trajectory | None = None,
     contribution: Mapping[str, float] | None = None,
     at_entry: bool = False,
+    replacement: AnchorSet = NO_ANCHORS,
 ) -> Provenance:
     return Provenance(
         method=method.name,
@@ -212,6 +211,7 @@ def _provenance(
         plugin_version=__version__,
         trajectory=trajectory,
         contribution=dict(contribution or {}),
+        replacement=replacement,
     )
 
 
@@ -237,29 +237,46 @@ def _chosen(
     return table[method], table[method].values(settings)
 
 
-def require_comparable(forget: Activations, retain: Activations | None) -> None:
-    """Raise FitError unless forget and retain rows were captured in the same way."""
-    if retain is None:
+def require_comparable(
+    forget: Activations, other: Activations | None, name: str = "retain"
+) -> None:
+    """Raise FitError unless forget rows and others were captured in the same way.
+
+    Args:
+        name: Of the others, for the message.
+    """
+    if other is None:
         return
-    differences = forget.differences(retain)
+    differences = forget.differences(other)
     if differences:
         raise FitError(
-            "forget and retain have to be captured with the same settings from the same model. "
-            "They differ in (forget / retain): "
+            f"forget and {name} have to be captured with the same settings from the same model. "
+            f"They differ in (forget / {name}): "
             + "; ".join(differences)
             + ". Use the same model and values in both capture nodes."
         )
-    if forget.widths != retain.widths or forget.heads != retain.heads:
+    if forget.widths != other.widths or forget.heads != other.heads:
         raise FitError(
-            f"forget has {len(forget.rows)} layers and retain {len(retain.rows)}, or their "
+            f"forget has {len(forget.rows)} layers and {name} {len(other.rows)}, or their "
             "widths or heads differ: capture both from the same model."
+        )
+
+
+def require_target(method: ActivationMethod, replaced: bool) -> None:
+    """Raise FitError if there is a replacement, and the method cannot send a concept to one."""
+    if replaced and not method.has_target:
+        able = " or ".join(each.name for each in METHODS.values() if each.has_target)
+        raise FitError(
+            f"replacement: the method {method.name} removes the concept and sends it nowhere, so "
+            f"nothing can replace it. Use the method {able}, or leave the replacement out."
         )
 
 
 def _require_neighbours(method: ActivationMethod, retain: Activations | None) -> None:
     """Raise FitError unless there are neighbours that a concept can be sent to."""
     if retain is None:
+        instead = " or a replacement" if method.has_target else ""
         raise FitError(
             f"retain: the method {method.name} needs the activations of the concept's neighbours, "
-            "got none. Connect them, or use the method pure."
+            f"got none. Connect them{instead}, or use the method pure."
         )

@@ -139,6 +139,11 @@ class TextTask:
 
     model: TextModel
 
+    @property
+    def replaced(self) -> bool:
+        """Whether anything was chosen for what the concept becomes."""
+        return any(self.anchor.prompts)
+
     def __post_init__(self) -> None:
         if len(self.anchor.prompts) != len(self.forget.prompts):
             raise FitError(

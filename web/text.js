@@ -12,10 +12,10 @@ const ENGLISH = {
     removed_tip: "Share of the concept's energy that is removed. Energy is the squared length of "
         + "the activations, their mean included: little has to go for the concept to go.",
     shift: "shift",
-    shift_tip: "How far the concept moved towards its neighbours: at 100% it is at their mean, "
-        + "above 100% beyond it. Below 50% expect the concept to remain.",
+    shift_tip: "How far the concept moved towards its neighbours, or what it is to become: at "
+        + "100% it is at their mean, or there, above 100% beyond. Below 50% expect the concept to remain.",
     kept: "kept",
-    kept_tip: "Share of the neighbours' energy that stays as it was: should be near 100%.",
+    kept_tip: "Share of the energy of neighbours and replacement that stays as it was: should be near 100%.",
     rank: "rank",
     rank_tip: "How many directions of the layer are changed.",
     layer: "layer",

@@ -29,7 +29,7 @@ FORM: dict[str, type] = {
 }
 """What the entry may hold."""
 
-WORDS = ("concepts", "forget", "retain")
+WORDS = ("concepts", "forget", "retain", "replacement")
 """What a record of an eraser says in a person's own words."""
 
 
@@ -42,6 +42,7 @@ def applied_record(eraser: Eraser) -> dict[str, Any]:
         "settings": made.settings,
         "forget": made.forget.record(),
         "retain": made.retain.record(),
+        **({"replacement": made.replacement.record()} if made.replacement else {}),
         "edit": eraser.edited,
         "strength": eraser.strength,
         "space": eraser.space,

@@ -4,7 +4,8 @@ A safetensors file with `<layer>.proj_left` (d, r), `<layer>.proj_right` (r, d) 
 known, `<layer>.rows` (m, d) in float32: see `LayerEraser`. Of an eraser by heads the factors are
 (heads, d / heads, r) and (heads, r, d / heads), since version 2. Its metadata holds the format, the
 architecture (layer -> d), the space, the strength, what is edited, the provenance as JSON, and
-which layers have the tensors of another one. There are no model weights in it.
+which layers have the tensors of another one. The anchors of a replacement are in it only where
+there is one. There are no model weights in it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ ENTRIES = (
 AT_SHARED_ENTRY = "at_shared"
 """What to do where text and picture share projections, or empty; older files have no such entry."""
 
+REPLACEMENT = "replacement"
+"""The anchors of what the concepts become; there is no such entry where nothing was chosen."""
+
 _LEFT, _RIGHT, _ROWS = ".proj_left", ".proj_right", ".rows"
 
 
@@ -88,9 +92,10 @@ def save_eraser(
             tensors[name + _ROWS] = layer.rows
     made = eraser.provenance
     forget, retain, settings = made.forget, made.retain, made.settings
+    replacement = made.replacement
     if not prompts:
         forget, retain = hidden_anchors(forget), hidden_anchors(retain)
-        settings = hidden_settings(settings)
+        replacement, settings = hidden_anchors(replacement), hidden_settings(settings)
     metadata = {
         "architecture": eraser.widths,
         "shared": shared,
@@ -108,6 +113,7 @@ def save_eraser(
         "contribution": made.contribution,
         "created": made.created,
         "plugin_version": made.plugin_version,
+        **({REPLACEMENT: replacement.record()} if replacement else {}),
     }
     save_tensors(KIND, path, tensors, metadata, overwrite)
 
@@ -152,6 +158,9 @@ def _provenance(metadata: Mapping[str, str]) -> Provenance:
             plugin_version=metadata["plugin_version"],
             trajectory=None if trajectory is None else Trajectory.from_record(trajectory),
             contribution=decoded("contribution", dict, (float, int), metadata, EraserError),
+            replacement=(
+                _anchors(REPLACEMENT, metadata) if REPLACEMENT in metadata else AnchorSet()
+            ),
         )
     except ValueError as error:
         raise EraserError(f"its record is not as expected: {error}") from error

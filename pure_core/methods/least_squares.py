@@ -1,6 +1,6 @@
 """Regularised least squares: the algebra that several methods share.
 
-With forget rows H_F, their targets T_F and retain rows H_R,
+With forget rows H_F, their targets T_F and the rows to keep H_R (see `targets.py`),
 
     A = H_F^T H_F / n_F + keep H_R^T H_R / n_R + damping tau I,  tau = |H_R|^2 / (n_R d)
     E = (T_F^T H_F / n_F + keep H_R^T H_R / n_R + damping tau I) A^-1
@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from ..eraser import LayerEraser
-from ..errors import FitError
 from ..low_rank import thin_product
-from .method import Factors, JoinTask, LayerRows, Setting
+from .method import Factors, JoinTask, Setting
 from .rows import mixed_rows
 
 KEEP = Setting(
@@ -62,18 +61,6 @@ def least_squares_factors(
     n = len(forget)
     solved = solve_rows(torch.cat([forget / n**0.5, kept]), floor, n) / n**0.5
     return thin_product((forget - targets).T, solved)
-
-
-def rows_to_keep(rows: LayerRows) -> Tensor:
-    """H_R (n_R, d), float64.
-
-    Raises:
-        FitError: every row is zero, so tau is 0 and nothing holds E back.
-    """
-    assert rows.retain_rows is not None
-    if not bool(rows.retain_rows.any()):
-        raise FitError(f"Layer {rows.layer}: every retain activation is zero, nothing to fit to.")
-    return rows.retain_rows.double()
 
 
 def kept_rows(retain: Tensor, keep: float, damping: float) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..activations import Activations
@@ -132,6 +133,8 @@ class LayerRows(NamedTuple):
     layer: str
     forget: Activations
     retain: Activations | None
+    replacement: Activations | None = None
+    """What the concept becomes; None where its neighbours say that."""
 
     by_head: bool = False
     """Whether the rows are those of a single head."""
@@ -140,6 +143,17 @@ class LayerRows(NamedTuple):
     def sharing(self) -> int:
         """How many concepts share a head's few dimensions; 1 for a whole layer, which has room."""
         return len(self.forget.anchors.concepts) if self.by_head else 1
+
+    def head(self, number: int) -> LayerRows:
+        """The rows of one head, (n, d / heads)."""
+
+        def part(each: Activations | None) -> Activations | None:
+            return each and each.head(self.layer, number)
+
+        forget = self.forget.head(self.layer, number)
+        return self._replace(
+            forget=forget, retain=part(self.retain), replacement=part(self.replacement)
+        )
 
     @property
     def forget_rows(self) -> Tensor:
@@ -150,6 +164,12 @@ class LayerRows(NamedTuple):
     def retain_rows(self) -> Tensor | None:
         """H_R (n_R, d), float32 as captured; None without neighbours."""
         return None if self.retain is None else self.retain.rows[self.layer]
+
+    @property
+    def kept_rows(self) -> Tensor:
+        """The rows (n, d) of the neighbours and of the replacement, float32 as captured."""
+        sides = [each for each in (self.retain, self.replacement) if each is not None]
+        return torch.cat([each.rows[self.layer] for each in sides])
 
 
 class JoinTask(NamedTuple):
@@ -167,7 +187,7 @@ class JoinTask(NamedTuple):
     """How many they have together, each counted once; of a whole layer 1."""
 
     retain: Tensor | None
-    """H_R (n_R, d), rows to keep."""
+    """H_R (n_R, d), rows to keep: those of the neighbours and of replacements."""
 
     settings: Mapping[str, Value]
 
@@ -188,8 +208,12 @@ class ActivationMethod(Method):
     joins_own_retain: bool = False
     """Whether joining needs the very retain rows that every concept was fitted with."""
 
+    has_target: bool = False
+    """Whether it sends the concept somewhere, so that a replacement can be what it becomes. Then
+    `solve` reads `LayerRows.replacement`: see `targets.py`."""
+
     needs_retain: bool = True
-    """Whether it cannot be fitted without neighbours."""
+    """Whether it cannot be fitted without neighbours; one with a target can with a replacement."""
 
     by_head_up_to: float = 0
     """Up to how many concepts at once it did better fitted on each head by itself, so that this is
@@ -230,3 +254,7 @@ class TextMethod(Method):
     """What the edit of `solve_layer` multiplies."""
 
     needs_retain: bool = False
+
+    every_token: bool = False
+    """Whether it edits each token of a prompt, so that what the concept becomes has to stand in the
+    prompt's own phrasing; without an anchor the concept becomes its neighbours."""

@@ -10,6 +10,7 @@ makes up for it, at the price of whatever else lies that way.
 
 The target of a row is the mean over the neighbours in the same phrasing, at the same latent, step
 and cell. Against all phrasings, "a drawing of" the concept would be moved away from drawings too.
+With a replacement it is the replacement's row there.
 
     E - I = reach (T_F - H_F)^T H_F / n_F A^-1
 
@@ -19,18 +20,9 @@ development concepts of both small U-Nets.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from ..activations import Activations
-from .least_squares import (
-    DAMPING,
-    KEEP,
-    join_least_squares,
-    least_squares_factors,
-    rows_to_keep,
-)
+from .least_squares import DAMPING, KEEP, join_least_squares, least_squares_factors
 from .method import ActivationMethod, Factors, LayerRows, Remedies, Setting
+from .targets import kept, targets
 
 USUAL_REACH = 1.3
 """How far concepts are sent if nothing is said."""
@@ -49,28 +41,15 @@ REACH = Setting(
 
 def solve(rows: LayerRows, keep: float, damping: float, reach: float) -> Factors:
     """The eraser of one layer."""
-    forget, retain = rows.forget, rows.retain
-    assert retain is not None
     left, right = least_squares_factors(
         rows.forget_rows.double(),
-        targets(retain, rows.layer, forget.anchors.same_phrasing(retain.anchors)),
-        rows_to_keep(rows),
+        targets(rows, by_phrasing=True),
+        kept(rows),
         keep,
         damping,
         rows.sharing,
     )
     return (reach or USUAL_REACH) * left, right
-
-
-def targets(retain: Activations, layer: str, pairs: list[list[int]]) -> Tensor:
-    """T_F (n_F, d), float64: for every forget row the mean over its anchor's counterparts.
-
-    Args:
-        pairs: For every forget anchor, the numbers of the retain anchors in its phrasing.
-    """
-    grid = retain.grid(layer).double()
-    means = [grid[each].mean(dim=0) for each in pairs]
-    return torch.stack(means).flatten(0, 2)
 
 
 METHOD = ActivationMethod(
@@ -87,5 +66,6 @@ METHOD = ActivationMethod(
     ),
     join=join_least_squares,
     joins_own_retain=True,
+    has_target=True,
     cells=4,
 )

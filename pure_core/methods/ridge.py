@@ -1,7 +1,8 @@
 """The ridge eraser (ours): the concept's rows go where its neighbours' rows are.
 
 The least squares of `least_squares.py`, with T_F, for each forget row, the mean over the retain
-anchors at the same latent and step.
+anchors at the same latent and step. With a replacement it is the replacement's row in the same
+phrasing.
 
 E - I is linear in T_F - H_F, so aiming `overshoot` times as far as the neighbours' mean scales it.
 Beyond 1 makes up for what this fit cannot see: rows are means over positions, and damping and
@@ -12,15 +13,9 @@ It edits the values only: E is fitted in their space, and the attention stays as
 
 from __future__ import annotations
 
-from ..activations import neighbour_means
-from .least_squares import (
-    DAMPING,
-    KEEP,
-    join_least_squares,
-    least_squares_factors,
-    rows_to_keep,
-)
+from .least_squares import DAMPING, KEEP, join_least_squares, least_squares_factors
 from .method import ActivationMethod, Factors, LayerRows, Remedies, Setting
+from .targets import kept, targets
 
 OVERSHOOT = Setting(
     "overshoot",
@@ -36,12 +31,10 @@ OVERSHOOT = Setting(
 
 def solve(rows: LayerRows, keep: float, damping: float, overshoot: float) -> Factors:
     """The eraser of one layer."""
-    forget, retain = rows.forget, rows.retain
-    assert retain is not None
     left, right = least_squares_factors(
         rows.forget_rows.double(),
-        neighbour_means(forget, retain, rows.layer),
-        rows_to_keep(rows),
+        targets(rows, by_phrasing=False),
+        kept(rows),
         keep,
         damping,
         rows.sharing,
@@ -63,4 +56,5 @@ METHOD = ActivationMethod(
     ),
     join=join_least_squares,
     joins_own_retain=True,
+    has_target=True,
 )

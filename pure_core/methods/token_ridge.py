@@ -6,6 +6,9 @@ retain prompts. T_F has, for each forget row, the mean of the retain prompts' to
 place, counted back from the end token: phrasings differ in front of a name more than behind it.
 Where no retain prompt reaches that far back, it is the mean at the farthest place that one reaches.
 
+With an anchor prompt for each forget prompt, T_F has the anchor's tokens at these places instead,
+and they are kept like the retain prompts'.
+
 E - I is linear in T_F - H_F, and `overshoot` scales it as in `ridge.py`.
 """
 
@@ -26,24 +29,30 @@ def solve(
 ) -> TextEdit:
     """One edit for keys and values of all layers."""
     assert task.retain is not None
-    forget, retain = _tokens(task.forget), _tokens(task.retain)
+    forget, kept = _tokens(task.forget), _tokens(task.retain)
     rows = torch.cat(forget)
-    targets = neighbours_at_their_places(forget, retain)
-    left, right = least_squares_factors(rows, targets, torch.cat(retain), keep, damping, 1)
+    if task.replaced:
+        anchor = _tokens(task.anchor)
+        pairs = zip(forget, anchor, strict=True)
+        targets = torch.cat([tokens_at_their_places([one], [other]) for one, other in pairs])
+        kept += dict(zip(task.anchor.prompts, anchor, strict=True)).values()  # each prompt once
+    else:
+        targets = tokens_at_their_places(forget, kept)
+    left, right = least_squares_factors(rows, targets, torch.cat(kept), keep, damping, 1)
     progress(1, 1)
     return TextEdit(overshoot * left, right, rows)
 
 
-def neighbours_at_their_places(forget: list[Tensor], retain: list[Tensor]) -> Tensor:
-    """T_F (n, D): for every token of every forget prompt the mean of the retain prompts' there.
+def tokens_at_their_places(forget: list[Tensor], others: list[Tensor]) -> Tensor:
+    """T_F (n, D): for every token of every forget prompt the mean of the other prompts' there.
 
     Args:
         forget: Of each prompt (k, D), in the order of its tokens, the end token last.
-        retain: The same of at least one.
+        others: The same of at least one.
     """
-    farthest = max(map(len, retain))
+    farthest = max(map(len, others))
     means = [
-        torch.stack([each[-back] for each in retain if len(each) >= back]).mean(0)
+        torch.stack([each[-back] for each in others if len(each) >= back]).mean(0)
         for back in range(1, farthest + 1)
     ]
     return torch.stack(
@@ -66,4 +75,5 @@ METHOD = TextMethod(
     settings=(KEEP, DAMPING, OVERSHOOT),
     solve=solve,
     needs_retain=True,
+    every_token=True,
 )

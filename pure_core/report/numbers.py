@@ -15,12 +15,14 @@ from textwrap import shorten
 import torch
 from torch import Tensor
 
-from ..activations import Activations, neighbour_means
+from ..activations import Activations
 from ..bases import fit_basis
 from ..combine import why_not_joinable
 from ..eraser import Eraser, LayerEraser, Provenance, require_same_widths
 from ..fitting import require_comparable
 from ..methods import METHODS
+from ..methods.method import LayerRows
+from ..methods.targets import targets
 from ..progress import Progress, no_progress
 
 SPECTRUM_ENERGY = 0.99
@@ -59,7 +61,8 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer of the report. What needs retain rows is None without them."""
+    """One layer of the report. What needs rows to keep, of neighbours or of a replacement, is None
+    without them."""
 
     name: str
     width: int
@@ -84,14 +87,14 @@ class LayerReport:
     shift: float | None
     """<H_F - E H_F, H_F - T_F> / |H_F - T_F|^2, with T_F the mean of the retain prompts at the
     same latent and step: how far E takes the forget rows towards the neighbours, 0 not at all, 1
-    to their mean, above 1 beyond it."""
+    to their mean, above 1 beyond it. With a replacement T_F are its rows: see `targets.py`."""
 
     gap_closed: float | None
     """1 - |E H_F - T_F|^2 / |H_F - T_F|^2: 1 if forget rows end exactly where the neighbours' mean
     is, 0 if they come no closer; going beyond it counts against."""
 
     retain_kept: float | None
-    """1 - |E H_R - H_R|^2 / |H_R|^2."""
+    """1 - |E H_R - H_R|^2 / |H_R|^2, with the replacement's rows among H_R."""
 
     @property
     def forget_rank(self) -> int:
@@ -129,22 +132,27 @@ class FitReport:
         retain: Activations | None,
         progress: Progress = no_progress,
         arrives: Mapping[str, float] | None = None,
+        replacement: Activations | None = None,
     ) -> FitReport:
         """Measure an eraser on forget and retain rows; progress is reported in layers.
 
         Args:
             arrives: What was measured in the model, see the field.
+            replacement: What the concept becomes, if it was fitted with one.
 
         Raises:
             EraserError: the eraser's layers are not those of the activations.
-            FitError: forget and retain rows were captured in different ways.
+            FitError: rows were captured in different ways.
         """
         require_same_widths(eraser.widths, forget.widths)
         require_comparable(forget, retain)
+        require_comparable(forget, replacement, "replacement")
         forget, retain = forget.pooled(), retain and retain.pooled()
+        replacement = replacement and replacement.pooled()
         layers = []
         for name, layer in eraser.to("cpu", torch.float32).layers.items():
-            layers.append(_report_layer(name, layer, eraser.provenance, forget, retain))
+            rows = LayerRows(name, forget, retain, replacement)
+            layers.append(_report_layer(layer, eraser.provenance, rows))
             progress(len(layers), len(eraser.layers))
         return cls(eraser, tuple(layers), dict(arrives or {}))
 
@@ -179,8 +187,8 @@ class FitReport:
                 "removed, of the energy of the concept's mean",
                 self.mean(lambda layer: layer.mean_removed),
             ),
-            _line("shift towards the neighbours", self.mean(lambda layer: layer.shift)),
-            _line("kept, of the neighbours' energy", self.mean(lambda layer: layer.retain_kept)),
+            _line(f"shift towards the {self._target}", self.mean(lambda layer: layer.shift)),
+            _line(f"kept, of {self._keeps} energy", self.mean(lambda layer: layer.retain_kept)),
             self._arriving(),
             _line(
                 "protected by the neighbours' directions, of the concept's mean",
@@ -201,9 +209,27 @@ class FitReport:
         mean = sum(shares) / len(shares)
         return f"{what}: {mean:.1%} (by layer {min(shares):.0%} to {max(shares):.0%})"
 
+    @property
+    def _target(self) -> str:
+        """Where the concept is sent, in words."""
+        return "replacement" if self.provenance.replacement else "neighbours"
+
+    @property
+    def _keeps(self) -> str:
+        """Whose energy is kept, in words."""
+        made = self.provenance
+        sides = [(made.retain, "the neighbours'"), (made.replacement, "the replacement's")]
+        return " and ".join(words for anchors, words in sides if anchors)
+
     def _missing_neighbours(self) -> str:
         if self.provenance.retain:
             return ""
+        if self.provenance.replacement:
+            return (
+                "Fitted without neighbours: beside the replacement nothing is kept on purpose, so "
+                "things like the concept may change. List neighbours (PURE Fit: connect their "
+                "activations to 'retain')."
+            )
         return (
             "Fitted without neighbours. The edit also removes what the concept shares with "
             "everything else, so unrelated pictures will be damaged. List neighbours "
@@ -217,7 +243,7 @@ class FitReport:
             finding = f"Only {removed:.0%} of the concept's energy is removed"
         else:
             removed = shift
-            finding = f"The concept's shift towards its neighbours is only {shift:.0%}"
+            finding = f"The concept's shift towards its {self._target} is only {shift:.0%}"
         if removed >= ENOUGH_REMOVED:
             return ""
         remedies = METHODS[self.provenance.method].remedies
@@ -233,7 +259,7 @@ class FitReport:
         if kept is None or kept >= ENOUGH_KEPT:
             return ""
         remedy = self._with_values(METHODS[self.provenance.method].remedies.little_kept)
-        return f"Only {kept:.0%} of the neighbours' energy is kept: they will change. {remedy}"
+        return f"Only {kept:.0%} of {self._keeps} energy is kept: they will change. {remedy}"
 
     def _with_values(self, remedy: str) -> str:
         """A method's advice with its settings' values."""
@@ -258,11 +284,14 @@ def summary(eraser: Eraser) -> str:
 
 
 def named(made: Provenance, most: int = 3) -> str:
-    """The concepts by name, the first few of many."""
+    """The concepts by name, the first few of many, and what they become if that was chosen."""
     names = [shorten(name, 40) for name in made.concepts]
     more = len(names) - most
     shown = ", ".join(names[:most]) or "nothing"
-    return f"{shown} and {more} more" if more > 0 else shown
+    shown = f"{shown} and {more} more" if more > 0 else shown
+    becomes = " or ".join(shorten(name, 40) for name in made.replacement.concepts)
+    verb = "becomes" if len(names) == 1 else "become"
+    return f"{shown}, which {verb} {becomes}" if becomes else shown
 
 
 def _made(eraser: Eraser) -> list[str]:
@@ -270,11 +299,13 @@ def _made(eraser: Eraser) -> list[str]:
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
     count = "" if len(made.concepts) == 1 else f"{len(made.concepts)} concepts: "
     erases = "Erases" if any(eraser.ranks.values()) else "Erases nothing (rank 0), made for"
+    replacing = len(made.replacement)
+    replaced = f", {replacing} replacement prompts" if replacing else ""
     strength = "" if eraser.strength == 1 else f" at strength {eraser.strength:g}"
     return [
         f"{erases} {count}{named(made, 10)}{strength}.",
         f"Method {made.method} ({settings}); edits {eraser.edited}; fitted on {made.model.name}.",
-        f"{len(made.forget)} forget prompts, {len(made.retain)} retain prompts.",
+        f"{len(made.forget)} forget prompts, {len(made.retain)} retain prompts{replaced}.",
     ]
 
 
@@ -296,18 +327,16 @@ def _line(label: str, share: float | None) -> str:
 
 
 def _report_layer(
-    name: str,
     layer: LayerEraser,
     made: Provenance,
-    forget: Activations,
-    retain: Activations | None,
+    found: LayerRows,
 ) -> LayerReport:
-    rows = forget.rows[name]
+    rows = found.forget_rows
     edited = layer(rows)
     mean = rows.mean(dim=0)
     forget_basis, forget_spectrum = _spectrum(rows, made.settings.get("forget_energy"))
     alone = LayerReport(
-        name=name,
+        name=found.layer,
         width=layer.width,
         rank=layer.rank,
         forget_spectrum=forget_spectrum,
@@ -319,11 +348,11 @@ def _report_layer(
         gap_closed=None,
         retain_kept=None,
     )
-    if retain is None:
+    if found.retain is None and found.replacement is None:
         return alone
-    kept = retain.rows[name]
-    target = neighbour_means(forget, retain, name).float()
-    retain_basis, retain_spectrum = _spectrum(kept, made.settings.get("retain_energy"))
+    keep = found.kept_rows
+    target = targets(found, by_phrasing=False).float()
+    retain_basis, retain_spectrum = _spectrum(keep, made.settings.get("retain_energy"))
     dense_pure = made.method == "pure" and not layer.by_head
     protected = _project(_project(mean.double(), retain_basis), forget_basis)
     return replace(
@@ -332,7 +361,7 @@ def _report_layer(
         mean_protected=_share(protected, mean) if dense_pure else None,
         shift=_shift(rows, edited, target),
         gap_closed=1 - _share(edited - target, rows - target),
-        retain_kept=1 - _share(layer(kept) - kept, kept),
+        retain_kept=1 - _share(layer(keep) - keep, keep),
     )
 
 

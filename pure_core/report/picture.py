@@ -87,7 +87,8 @@ def short_name(layer: str, family: str) -> str:
 def _draw_title(canvas: Canvas, report: FitReport) -> None:
     made = report.provenance
     settings = ", ".join(f"{name} {value}" for name, value in made.settings.items())
-    count = f"{len(made.forget)} forget and {len(made.retain)} retain prompts"
+    replacing = f", {len(made.replacement)} replacement" if made.replacement else ""
+    count = f"{len(made.forget)} forget{replacing} and {len(made.retain)} retain prompts"
     source = f"{count}, {len(report.layers)} layers of {made.model.name}, {made.created}"
     canvas.text((MARGIN, 36), textwrap.shorten(f"Erase: {named(made)}", 70), 24, INK)
     line = f"Method {made.method}: {settings}; edits {report.eraser.edited}"
@@ -126,9 +127,9 @@ def _draw_table(canvas: Canvas, report: FitReport, top: float) -> None:
 def _draw_legend(canvas: Canvas, report: FitReport, y: float) -> None:
     lines = ["Energy: squared length of the activations, their mean included. Below 0: it grew."]
     if report.mean(lambda layer: layer.shift) is not None:
-        lines.append(
-            "Shift: 100% is the retain prompts' mean at the same latent and step. Above: beyond it."
-        )
+        replaced = report.provenance.replacement
+        target = "the replacement" if replaced else "the retain prompts' mean"
+        lines.append(f"Shift: 100% is {target} at the same latent and step. Above: beyond it.")
     protected = report.mean(lambda layer: layer.mean_protected)
     if protected is not None:
         lines.append(f"The retain directions protect {protected:.0%} of the forget mean's energy.")

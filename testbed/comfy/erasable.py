@@ -20,6 +20,7 @@ from comfyui_pure.nodes.host.conditioning import Encoded, encode, stack
 from comfyui_pure.nodes.host.patch import patch
 from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.activations import Activations
+from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.concepts import Anchors, anchors_for
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.fitting import fit
@@ -101,7 +102,7 @@ class Erasable:
     ) -> Captured:
         """Activations for a trial's concept, as `PURE_EraseConcept` takes them."""
         wanted = trajectory._replace(cells=cells)
-        forget, retain = capture_both(self.model, self.clip, anchors_of(trial), wanted)
+        forget, retain, _ = capture_both(self.model, self.clip, Anchors(*anchors_of(trial)), wanted)
         assert retain is not None
         return Captured(forget, retain)
 
@@ -125,9 +126,10 @@ class Erasable:
         yield partial(self.pictures, model=model)
 
 
-def anchors_of(trial: Trial) -> Anchors:
-    """The anchors that `PURE_EraseConcept` writes for the trial's concept."""
-    return anchors_for(trial.name, trial.kind, trial.listed_names())
+def anchors_of(trial: Trial) -> tuple[AnchorSet, AnchorSet]:
+    """The anchors of concept and neighbours that `PURE_EraseConcept` writes for a trial."""
+    anchors = anchors_for(trial.name, trial.kind, trial.listed_names())
+    return anchors.forget, anchors.retain
 
 
 def fallbacks_of(trial: Trial) -> tuple[str, ...]:

@@ -230,19 +230,37 @@ def test_pooled_output_is_batched_like_the_tokens(loaded: Loaded) -> None:
 
 def test_concepts_and_neighbours_are_one_run_split_up(loaded: Loaded) -> None:
     both = Anchors(AnchorSet.written([PROMPTS[:1], PROMPTS[1:2]]), anchors(*PROMPTS[2:]))
-    forget, retain = capture_both(loaded.model, loaded.clip, both, QUICK)
-    assert retain is not None
-    assert (forget.anchors, retain.anchors) == both
+    forget, retain, none = capture_both(loaded.model, loaded.clip, both, QUICK)
+    assert retain is not None and none is None
+    assert (forget.anchors, retain.anchors) == both[:2]
     assert (forget.anchors.owners, retain.anchors.owners) == ((0, 1), (0,))
     whole = capture(loaded.model, loaded.clip, anchors(*PROMPTS), QUICK)
     assert largest_difference(forget.concatenate(retain), whole) == 0
     assert forget.differences(whole) == []
 
 
+@pytest.mark.parametrize("neighbours", [PROMPTS[1:2], ()])
+def test_a_replacement_is_captured_in_the_same_run(
+    loaded: Loaded, neighbours: tuple[str, ...]
+) -> None:
+    every = Anchors(anchors(PROMPTS[0]), anchors(*neighbours), anchors(PROMPTS[2]))
+    calls = []
+    watched = with_wrapper(loaded.model, calls.append)
+    forget, retain, replacement = capture_both(watched, loaded.clip, every, QUICK)
+    count = len(calls)
+    assert replacement is not None and (retain is None) == (not neighbours)
+    assert [each.anchors for each in (forget, retain, replacement) if each] == [
+        each for each in every if each
+    ]
+    alone = capture(watched, loaded.clip, anchors(PROMPTS[2]), QUICK)
+    assert count == len(calls) - count
+    assert largest_difference(replacement, alone) < TOLERANCE
+
+
 def test_without_neighbours_there_are_no_retain_activations(loaded: Loaded) -> None:
     alone = Anchors(anchors(PROMPTS[0]), AnchorSet())
-    forget, retain = capture_both(loaded.model, loaded.clip, alone, QUICK)
-    assert retain is None and forget.prompts == PROMPTS[:1]
+    forget, *others = capture_both(loaded.model, loaded.clip, alone, QUICK)
+    assert others == [None, None] and forget.prompts == PROMPTS[:1]
 
 
 def test_without_guidance_the_rows_are_captured_too(loaded: Loaded) -> None:
@@ -452,10 +470,10 @@ def test_anchors_take_fewer_cells_where_memory_is_short(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = (Anchors(anchors(PROMPTS[0]), anchors(PROMPTS[1])), QUICK._replace(cells=4))
-    found, _ = capture_both(loaded.model, loaded.clip, *asked)
+    found, *_ = capture_both(loaded.model, loaded.clip, *asked)
     assert found.trajectory.cells == 4
     size = sum(rows.nbytes for rows in found.rows.values())
     monkeypatch.setattr(run, "MOST_MEMORY", size)  # of both together it is twice that
-    less, retain = capture_both(loaded.model, loaded.clip, *asked)
+    less, retain, _ = capture_both(loaded.model, loaded.clip, *asked)
     assert retain is not None
     assert less.trajectory.cells == retain.trajectory.cells == 2

@@ -260,7 +260,7 @@ def erase(model: ModelPatcher, clip: comfy.sd.CLIP, concept: str = "ball") -> tu
 
 
 def fit_text(model: ModelPatcher, clip: comfy.sd.CLIP, concept: str = "ball") -> tuple[Any, ...]:
-    forget, retain = anchors_for(concept, "object", "star")
+    forget, retain, _ = anchors_for(concept, "object", "star")
     return execute(FitText, model=model, clip=clip, forget=forget, retain=retain, method="uce")
 
 

@@ -94,7 +94,7 @@ def source(checkpoint: Path, checkpoints: Path) -> Source:
     wide = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     save_file(wide, path, metadata={"title": "small world"})
     loaded = load(path)
-    forget, retain = capture_both(loaded.model, loaded.clip, ANCHORS, QUICK)
+    forget, retain, _ = capture_both(loaded.model, loaded.clip, ANCHORS, QUICK)
     eraser = fit("pure", forget, retain, forget_energy=0.9999, retain_energy=0.3)
     return Source(path, loaded, eraser)
 

@@ -9,7 +9,7 @@ import comfy.sd
 import folder_paths
 import pytest
 import torch
-from comfyui_pure.nodes import FitText
+from comfyui_pure.nodes import Concept, FitText
 from comfyui_pure.nodes.host.patch import AS_FITTED, patch
 from comfyui_pure.nodes.host.sites import ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
@@ -150,6 +150,21 @@ def test_the_anchor_decides_what_the_concept_becomes(loaded: Loaded) -> None:
     assert to_nothing.provenance.settings["anchor"] == ""
     same = fit(loaded, "uce", anchor=PROMPTS["forget"])[0]
     assert set(same.ranks.values()) == {0}
+
+
+def test_token_ridge_takes_one_name_in_every_phrasing(loaded: Loaded) -> None:
+    given = {"concept": "a ball", "kind": "object", "neighbours": "a star\na heart"}
+    forget, retain, *_, becomes = execute(Concept, **given, replacement="a mug")
+    sides = {"forget": forget, "retain": retain}
+    named = fit(loaded, "token ridge", **sides, anchor="a mug")[0]
+    lines = fit(loaded, "token ridge", **sides, anchor="\n".join(becomes.prompts))[0]
+    assert named.fingerprint == lines.fingerprint
+    assert named.provenance.settings["anchor"] == ", ".join(becomes.prompts)
+    plain = fit(loaded, "token ridge", **sides, anchor="")[0]
+    assert plain.provenance.settings["anchor"] == ""
+    assert plain.fingerprint != named.fingerprint
+    uce = fit(loaded, "uce", **sides, anchor="a mug")[0]
+    assert uce.provenance.settings["anchor"] == "a mug"
 
 
 def test_the_end_of_a_prompt_is_found(loaded: Loaded) -> None:

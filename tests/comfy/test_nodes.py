@@ -28,6 +28,7 @@ from comfyui_pure.nodes.host.pictures import to_image
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.concepts import KINDS, TEMPLATES
 from comfyui_pure.pure_core.errors import PureError
+from comfyui_pure.pure_core.methods import METHODS
 from comfyui_pure.pure_core.report.canvas import Canvas
 from comfyui_pure.pure_core.report.picture import INK, MARGIN, WIDTH
 from comfyui_pure.pure_core.trajectory import Trajectory
@@ -44,7 +45,7 @@ TABLE = {
         [
             *("model", "clip", "concept", "neighbours", "kind", "method", "strength"),
             *TRAJECTORY,
-            *("templates", "max_rank", "length"),
+            *("templates", "max_rank", "length", "replacement"),
         ],
         [
             ("model", "MODEL"),
@@ -54,12 +55,13 @@ TABLE = {
         ],
     ),
     "PURE_Concept": (
-        ["concept", "kind", "neighbours", "templates"],
+        ["concept", "kind", "neighbours", "templates", "replacement"],
         [
             ("forget", "PURE_ANCHORS"),
             ("retain", "PURE_ANCHORS"),
             ("forget_text", "STRING"),
             ("retain_text", "STRING"),
+            ("replacement", "PURE_ANCHORS"),
         ],
     ),
     "PURE_Capture": (
@@ -71,7 +73,7 @@ TABLE = {
             *("forget", "retain", "method", "preset"),
             *("forget_energy", "retain_energy", "keep", "damping"),
             *("overshoot", "reach", "shrinkage"),
-            *("max_rank", "heads", "model", "clip"),
+            *("max_rank", "heads", "model", "clip", "replacement"),
         ],
         [("eraser", "PURE_ERASER"), ("report", "IMAGE"), ("summary", "STRING")],
     ),
@@ -237,7 +239,7 @@ def test_every_node_has_its_help_page() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_concept_becomes_its_prompts(kind: str) -> None:
-    forget, retain, *texts = execute(
+    forget, retain, *texts, _ = execute(
         Concept, concept=" Van \t Gogh ", kind=kind, neighbours="Monet\n\n Cezanne \n"
     )
     templates = TEMPLATES[kind]
@@ -252,8 +254,17 @@ def test_a_concept_becomes_its_prompts(kind: str) -> None:
     assert len(templates) == (1 if kind == "custom" else 6)
 
 
+def test_a_concept_becomes_a_replacement_in_the_same_phrasings() -> None:
+    given = {"concept": "ball\ncrate", "kind": "object", "neighbours": "star"}
+    *_, becomes = execute(Concept, **given, replacement=" bell ")
+    assert becomes == AnchorSet.phrased(["bell"], TEMPLATES["object"])
+    assert len(execute(Concept, **given)[-1]) == 0
+    *_, plain = execute(Concept, concept="gore", kind="unsafe content", neighbours="")
+    assert plain.concepts == ("a person",)
+
+
 def test_several_concepts_are_told_apart_by_an_empty_line() -> None:
-    forget, retain, *texts = execute(
+    forget, retain, *texts, _ = execute(
         Concept, concept="ball\n\n crate ", kind="object", neighbours="star", templates="{}\na {}"
     )
     assert texts == ["ball\na ball\n\ncrate\na crate", "star\na star"]
@@ -262,7 +273,7 @@ def test_several_concepts_are_told_apart_by_an_empty_line() -> None:
 
 
 def test_own_templates_replace_those_of_the_kind() -> None:
-    forget, retain, *texts = execute(
+    forget, retain, *texts, _ = execute(
         Concept, concept="ball", kind="object", neighbours="star", templates="\n{} run, {}!\n"
     )
     assert texts == ["ball run, ball!", "star run, star!"]
@@ -273,7 +284,7 @@ def test_typed_prompts_are_captured_like_connected_ones(
     loaded: Loaded, fitted: dict[str, Any]
 ) -> None:
     """A concept that is only typed is called by its first prompt."""
-    *_, text = execute(Concept, **CONCEPT)
+    *_, text, _ = execute(Concept, **CONCEPT)
     given = {"model": loaded.model, "clip": loaded.clip, **QUICK._asdict()}
     (typed,) = execute(Capture, prompts=text, **given)
     connected = fitted["retain"]
@@ -311,6 +322,8 @@ def test_titles_name_the_concept_and_not_its_first_prompt(loaded: Loaded) -> Non
         ({"neighbours": "star\nBALL"}, "neighbours: 'BALL' is a concept to erase"),
         ({"templates": "a ball"}, "templates: every line has to contain {}"),
         ({"kind": "colour"}, "kind: expected one of object, style"),
+        ({"replacement": "bell; tree"}, "replacement: expected one name"),
+        ({"replacement": "Ball"}, "replacement: 'Ball' is a concept to erase"),
     ],
 )
 def test_a_bad_concept_names_its_input(change: dict[str, str], message: str) -> None:
@@ -342,6 +355,68 @@ def test_the_open_path_and_the_one_node_agree(loaded: Loaded, fitted: dict[str, 
     assert float(difference.abs().max()) < 1e-2
     assert not torch.equal(sample(model, loaded.clip), sample(loaded.model, loaded.clip))
     assert pre_hooks(loaded.model) == 0
+
+
+@pytest.mark.parametrize("neighbours", ["star\nheart", ""])
+def test_with_a_replacement_the_open_path_and_the_one_node_agree(
+    loaded: Loaded, neighbours: str
+) -> None:
+    """One run or three captures, the same rows: same phrasings and noise."""
+    given = {**CONCEPT, "neighbours": neighbours, "replacement": "bell"}
+    one = {"model": loaded.model, "clip": loaded.clip, "method": "ridge", "strength": 1.0}
+    model, eraser, _, summary = execute(EraseConcept, **one, **given, **QUICK_ERASING, max_rank=0)
+    anchors = execute(Concept, **given)
+    forget, retain, becomes = (
+        execute(Capture, model=loaded.model, clip=loaded.clip, prompts=each, **QUICK._asdict())[0]
+        if each
+        else None
+        for each in (anchors[0], anchors[1], anchors[-1])
+    )
+    other, _, words = execute(
+        Fit, forget=forget, retain=retain, method="ridge", replacement=becomes
+    )
+    for name, layer in eraser.layers.items():
+        assert torch.allclose(layer.P, other.layers[name].P, atol=1e-4), name
+    for said in (summary, words):
+        assert "Erases ball, which becomes bell" in said
+        assert "shift towards the replacement" in said
+    assert eraser.provenance.replacement.concepts == ("bell",)
+    assert other.provenance.replacement == eraser.provenance.replacement
+    assert not torch.equal(sample(model, loaded.clip), sample(loaded.model, loaded.clip))
+    without, *_ = execute(EraseConcept, **{**one, "strength": 0.0}, **given, **QUICK_ERASING)
+    assert torch.equal(sample(without, loaded.clip), sample(loaded.model, loaded.clip))
+
+
+def test_a_saved_graph_without_the_replacement_runs_as_before(loaded: Loaded) -> None:
+    given = {"model": loaded.model, "clip": loaded.clip, "method": "ridge", "strength": 1.0}
+    saved, named = (
+        execute(EraseConcept, **given, **CONCEPT, **QUICK_ERASING, **more)[1]
+        for more in ({}, {"replacement": ""})
+    )
+    assert saved.fingerprint == named.fingerprint
+    assert not saved.provenance.replacement and not named.provenance.replacement
+
+
+@pytest.mark.parametrize("method", [n for n, each in METHODS.items() if not each.has_target])
+def test_a_method_without_a_target_refuses_a_replacement(
+    loaded: Loaded, fitted: dict[str, Any], method: str
+) -> None:
+    given = {"model": loaded.model, "clip": loaded.clip, "method": method, "strength": 1.0}
+    with pytest.raises(PureError, match=f"replacement: the method {method} .* ridge or mosaic"):
+        execute(EraseConcept, **given, **CONCEPT, **QUICK_ERASING, replacement="bell")
+    forget, retain = fitted["forget"], fitted["retain"]
+    with pytest.raises(PureError, match=f"replacement: the method {method}"):
+        execute(Fit, forget=forget, retain=retain, method=method, replacement=retain)
+
+
+def test_unsafe_content_without_neighbours_needs_none_for_ridge(loaded: Loaded) -> None:
+    """It becomes a plain person; for pure that default does not count."""
+    unsafe = {**CONCEPT, "concept": "something muddy", "kind": "unsafe content", "neighbours": ""}
+    given = {"model": loaded.model, "clip": loaded.clip, "strength": 1.0, **unsafe, **QUICK_ERASING}
+    assert "which becomes a person" in execute(EraseConcept, **given, method="ridge")[3]
+    assert "becomes" not in execute(EraseConcept, **given, method="pure")[3]
+    with pytest.raises(PureError, match="neighbours: the method leace"):
+        execute(EraseConcept, **given, method="leace")
 
 
 def test_the_report_is_a_picture_and_a_text(fitted: dict[str, Any]) -> None:

@@ -60,6 +60,16 @@ def test_strength_method_and_rank_do_not_capture_again(watched: Watched) -> None
     assert same.fingerprint == first.fingerprint
 
 
+def test_a_replacement_is_remembered_with_the_rest(watched: Watched) -> None:
+    plain, calls = watched.erase()
+    first, again = watched.erase(replacement="bell")
+    assert 0 < again <= calls  # one run, as long as it fits into one batch
+    assert first.fingerprint != plain.fingerprint
+    for change in ({"strength": 0.5}, {"max_rank": 2}):
+        assert watched.erase(replacement="bell", **change)[1] == 0
+    assert watched.erase(replacement="tree")[1] > 0
+
+
 def test_what_arrives_is_measured_once_for_an_eraser_that_mixes_heads(watched: Watched) -> None:
     _, calls = watched.erase()
     _, measuring = watched.erase("pure")

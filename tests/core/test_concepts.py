@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pure_core.anchors import AnchorSet
 from pure_core.concepts import (
     KINDS,
     TEMPLATES,
@@ -29,13 +30,32 @@ def test_a_concept_becomes_its_anchors(kind):
 
 
 def test_own_templates_replace_those_of_the_kind():
-    forget, retain = anchors_for("dog", "object", "cat", "{}\n two of {} and {} \n")
+    forget, retain, _ = anchors_for("dog", "object", "cat", "{}\n two of {} and {} \n")
     assert forget.prompts == ("dog", "two of dog and dog")
     assert forget.same_phrasing(retain) == [[0], [1]]
 
 
 def test_without_neighbours_nothing_is_retained():
     assert len(anchors_for("dog", "object", " \n").retain) == 0
+
+
+def test_a_replacement_is_one_name_in_the_same_phrasings():
+    anchors = anchors_for("dog\nwolf", "object", "cat\nhorse", "{}\na {}", " Paris,  Texas ")
+    assert anchors.replacement == AnchorSet.phrased(["Paris, Texas"], ["{}", "a {}"])
+    assert anchors.forget.same_phrasing(anchors.replacement) == [[0], [1], [0], [1]]
+    also = anchors_for("dog", "object", "cat\nhorse", "", "horse")
+    assert also.retain.concepts == ("cat", "horse") and also.replacement.concepts == ("horse",)
+    assert len(anchors_for("dog", "object", "cat").replacement) == 0
+    assert len(anchors_for("dog", "object", "").replacement) == 0
+
+
+def test_unsafe_content_without_neighbours_becomes_a_plain_person():
+    kind = "unsafe content"
+    plain = anchors_for("gore", kind, "").replacement
+    assert plain.concepts == ("a person",) and "a photo of a person" in plain.prompts
+    assert anchors_for("gore", kind, "", "", "a statue").replacement.concepts == ("a statue",)
+    assert len(anchors_for("gore", kind, "paint").replacement) == 0
+    assert len(anchors_for("A person", kind, "").replacement) == 0
 
 
 @pytest.mark.parametrize(
@@ -46,6 +66,12 @@ def test_without_neighbours_nothing_is_retained():
         (("a  dog", "object", "cat\nA dog"), "neighbours: 'A dog' is a concept to erase"),
         (("dog", "animal", "cat"), "kind: expected one of object, .*'animal'"),
         (("dog", "object", "cat", "a photo"), "templates: every line .* got 'a photo'"),
+        (
+            ("dog", "object", "cat", "", "cat; horse"),
+            "replacement: expected one name, .* got 2: cat",
+        ),
+        (("dog", "object", "cat", "", "cat\nhorse"), "replacement: expected one name"),
+        (("dog\nfox", "object", "cat", "", "FOX"), "replacement: 'FOX' is a concept to erase"),
     ],
 )
 def test_what_makes_no_anchors_is_refused(inputs, message):
@@ -63,7 +89,7 @@ def test_an_empty_line_begins_a_new_concept():
 
 
 def test_anchors_as_text_are_read_as_the_same_prompts_and_concepts():
-    forget, _ = anchors_for("dog\n猫", "object", "")
+    forget, *_ = anchors_for("dog\n猫", "object", "")
     read = written_anchors(as_text(forget))
     assert read.prompts == forget.prompts and read.owners == forget.owners
     assert as_text(read) == as_text(forget)

@@ -643,15 +643,18 @@ def dense_token_ridge(task: TextTask, keep: float, damping: float, overshoot: fl
         pairs = zip(vectors.vectors, vectors.ends, strict=True)
         return [rows[1 : end + 1] for rows, end in pairs]
 
-    forget, retain = read(task.forget), read(task.retain)
-    every, kept = torch.cat(forget), torch.cat(retain)
+    forget, retain, anchor = read(task.forget), read(task.retain), read(task.anchor)
+    replaced = task.anchor.prompts[0] != ""
+    once = [anchor[task.anchor.prompts.index(each)] for each in sorted(set(task.anchor.prompts))]
+    every, kept = torch.cat(forget), torch.cat([*retain, *(once if replaced else [])])
     change = torch.zeros(WIDTH, WIDTH, dtype=torch.float64)
-    for rows in forget:
+    for number, rows in enumerate(forget):
+        others = [anchor[number]] if replaced else retain
         for place, row in enumerate(rows):
             back = len(rows) - place
-            there = [each[-back] for each in retain if len(each) >= back]
+            there = [each[-back] for each in others if len(each) >= back]
             if not there:  # the first words of the longest
-                there = [each[0] for each in retain if len(each) == max(map(len, retain))]
+                there = [each[0] for each in others if len(each) == max(map(len, others))]
             change += torch.outer(sum(there) / len(there) - row, row) / len(every)
     floor = damping * kept.square().sum() / kept.numel()
     moment = every.T @ every / len(every) + keep * kept.T @ kept / len(kept) + floor * EYE
@@ -673,7 +676,7 @@ def test_token_ridge_is_least_squares_at_every_place(name, keep, damping, oversh
 def test_token_ridge_of_a_prompt_longer_than_all_it_keeps():
     """Its first words go where the first words of the longest are, not nowhere."""
     long = ("one very small and furry cat",)
-    task = text_task(long, long, retain=("a dog", "the red fox"))
+    task = text_task(long, ("",), retain=("a dog", "the red fox"))
     dense = dense_token_ridge(task, 1.0, 0.1, 1.0)
     eraser = fit_text("token ridge", task, keep=1.0, damping=0.1, overshoot=1.0)
     assert_edits(task, eraser, lambda *at: at[2] @ dense)
@@ -695,9 +698,27 @@ def test_token_ridge_with_a_high_keep_leaves_the_neighbours():
 # All of them
 
 
-@pytest.mark.parametrize("method", sorted(TEXT_METHODS.keys() - {"cure", "rece", "token ridge"}))
+def test_token_ridge_sends_a_concept_to_its_anchor_in_the_same_phrasing():
+    """Little keeps it back here: the last word reads as the anchor's, and so does the end."""
+    anchor = tuple(each.replace("cat", "horse") for each in FORGET)
+    task = text_task(anchor=anchor)
+    dense = fit_text("token ridge", task, keep=1e-6, damping=1e-8, overshoot=1.0)
+    layer = dense.layers[NARROW].to(torch.float64)
+    for there, one, other in zip(range(3), task.forget.vectors, task.anchor.vectors, strict=True):
+        end = task.forget.ends[there]
+        for place in (end - 1, end):
+            gap = (one[place] - other[place]).norm()
+            assert (layer(one[place]) - other[place]).norm() < 0.1 * gap
+    assert dense.provenance.settings["anchor"] == ", ".join(anchor)
+    kept = fit_text("token ridge", task, keep=1e3, damping=1e-6, overshoot=1.0)
+    words = task.anchor.words
+    changed = kept.layers[NARROW].to(torch.float64)(words) - words
+    assert changed.norm() < 0.05 * words.norm()
+
+
+@pytest.mark.parametrize("method", sorted(TEXT_METHODS.keys() - {"cure", "rece"}))
 def test_a_concept_that_is_its_own_anchor_is_left_alone(method):
-    """CURE and token ridge have no anchor, and RECE sends shrunken vectors back to their size."""
+    """CURE has no anchor, and RECE sends shrunken vectors back to their size."""
     task = text_task(("cat",), ("cat",)) if method == "double projections" else ITSELF
     eraser = fit_text(method, task)
     assert_still(task, eraser)

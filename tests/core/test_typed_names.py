@@ -9,7 +9,7 @@ from pure_core.concepts import anchors_for, written_anchors
 
 def named(concept: str, neighbours: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of what is forgotten and of what is kept."""
-    forget, retain = anchors_for(concept, "object", neighbours)
+    forget, retain, _ = anchors_for(concept, "object", neighbours)
     return forget.concepts, retain.concepts
 
 

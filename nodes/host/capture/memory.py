@@ -15,33 +15,17 @@ from weakref import WeakKeyDictionary
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP
 
-from ....pure_core.activations import Activations
 from ....pure_core.concepts import Anchors
 from ....pure_core.eraser import Eraser
 from ....pure_core.trajectory import Trajectory
 from ..identity import fingerprint
 from . import run
 from .arrival import arriving_shares
+from .run import Captured
 
 MOST = 2
 """Captures that are remembered for a model, the last one always, others if all fit into
 `run.MOST_MEMORY`."""
-
-
-class Captured(NamedTuple):
-    """Both sides of an erasure."""
-
-    forget: Activations
-    retain: Activations | None
-
-    def pooled(self) -> Captured:
-        """Both averaged over the whole picture."""
-        return Captured(self.forget.pooled(), self.retain and self.retain.pooled())
-
-    def size(self) -> int:
-        """Bytes of rows."""
-        sides = [side for side in self if side is not None]
-        return sum(rows.nbytes for side in sides for rows in side.rows.values())
 
 
 class Remembered(NamedTuple):
@@ -72,7 +56,7 @@ def remembered_capture(
     for entry in entries:
         if entry.key == key and trajectory.cells in (1, entry.asked):
             return entry.captured if entry.asked == trajectory.cells else entry.captured.pooled()
-    captured = Captured(*run.capture_both(model, clip, anchors, trajectory))
+    captured = run.capture_both(model, clip, anchors, trajectory)
     entries.insert(0, Remembered(key, trajectory.cells, captured))
     while len(entries) > MOST or (len(entries) > 1 and _size(entries) > run.MOST_MEMORY):
         entries.pop()

@@ -8,6 +8,7 @@ exist only while a batch is being sampled: all clones of a MODEL share its modul
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import comfy.utils
 import torch
@@ -101,20 +102,39 @@ def capture_encoded(
     return collector.finish()
 
 
+class Captured(NamedTuple):
+    """All sides of an erasure; None for one that it does not have."""
+
+    forget: Activations
+    retain: Activations | None
+    replacement: Activations | None = None
+
+    def pooled(self) -> Captured:
+        """All averaged over the whole picture."""
+        return Captured(
+            self.forget.pooled(),
+            self.retain and self.retain.pooled(),
+            self.replacement and self.replacement.pooled(),
+        )
+
+    def size(self) -> int:
+        """Bytes of rows."""
+        sides = [side for side in self if side is not None]
+        return sum(rows.nbytes for side in sides for rows in side.rows.values())
+
+
 def capture_both(
     model: ModelPatcher, clip: CLIP, anchors: Anchors, trajectory: Trajectory
-) -> tuple[Activations, Activations | None]:
-    """Capture forget and retain anchors in one run: fewer model calls and one progress bar.
+) -> Captured:
+    """Capture forget and retain anchors, and a replacement's, in one run.
 
-    The trajectory's cells are lowered where the rows would not fit into `MOST_MEMORY`.
-
-    Returns:
-        The concepts' activations, and the neighbours', None if there are none.
+    That takes fewer model calls and shows one progress bar. The trajectory's cells are lowered
+    where the rows would not fit into `MOST_MEMORY`.
 
     Raises:
         As `capture` does.
     """
-    every = anchors.forget + anchors.retain
+    every = anchors.forget + anchors.retain + anchors.replacement
     sites = Sites.of(model)
     cells = trajectory.cells
     while (
@@ -122,7 +142,10 @@ def capture_both(
     ):
         cells //= 2
     together = capture(model, clip, every, trajectory._replace(cells=cells))
-    return together.split(len(anchors.forget))
+    forget, others = together.split(len(anchors.forget))
+    if others is None or not anchors.retain:
+        return Captured(forget, None, others)
+    return Captured(forget, *others.split(len(anchors.retain)))
 
 
 def _row_bytes(sites: Sites, anchors: int, trajectory: Trajectory) -> int:
