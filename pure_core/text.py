@@ -77,6 +77,12 @@ class TextVectors:
         return self._each(lambda each, end: each[: end + 1])
 
     @property
+    def read_prompts(self) -> list[Tensor]:
+        """Of every prompt (k, D): its words' tokens and its end token."""
+        pairs = zip(self.vectors, self.ends, strict=True)
+        return [each[self.start : end + 1] for each, end in pairs]
+
+    @property
     def tails(self) -> list[Tensor]:
         """Of every prompt (k, D): from what `last` is to the end of the padding."""
         pairs = zip(self.vectors, self.ends, strict=True)

@@ -9,7 +9,8 @@ The place of a token is counted from the first word, as phrasings begin alike, o
 token, as names differ in length: of a prompt's tokens at these two places the nearer one stands for
 it. The target is the mean over the neighbours, of each over its prompts. With an anchor prompt for
 each forget prompt the target is the anchor's token there, and the anchors are kept like neighbours.
-A prompt that was written by hand is a phrasing, or a neighbour, of its own.
+The empty prompt is kept as well, since guidance compares everything with it. A prompt that was
+written by hand is a phrasing, or a neighbour, of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def solve(task: TextTask, progress: Progress, balance: float) -> TextEdit:
     """One edit for keys and values of all layers."""
     groups = token_groups(task)
     chosen = calibrate([groups], balance)
-    rows, kept = torch.cat(list(groups.forget)), torch.cat(list(groups.kept))
+    rows, kept = torch.cat(list(groups.forget)), torch.cat([*groups.kept, groups.always])
     targets = torch.cat([each.mean(0) for each in groups.others])
     left, right = least_squares_factors(rows, targets, kept, balance, chosen.damping, 1)
     progress(1, 1)
@@ -58,6 +59,7 @@ def token_groups(task: TextTask) -> Groups:
             for numbers in phrasings
         ],
         kept,
+        task.empty.read,
         shifting=not task.replaced,
     )
 
@@ -84,4 +86,5 @@ METHOD = TextMethod(
     settings=(BALANCE,),
     solve=solve,
     needs_retain=True,
+    every_token=True,
 )

@@ -45,8 +45,8 @@ BALANCE = Setting(
     step=0.1,
 )
 
-DAMPINGS = tuple(10.0 ** (power / 2) for power in range(-8, 3))
-"""Those that are tried, 0.0001 to 10."""
+DAMPINGS = tuple(10.0 ** (power / 2) for power in range(-8, 7))
+"""Those that are tried, 0.0001 to 1000: tau is smaller where most of the width is empty."""
 
 MOST = 256
 """The widest space in which moments are taken."""
@@ -89,12 +89,15 @@ class Groups:
     kept: Sequence[Tensor]
     """Of every neighbour (m, d): all of its rows."""
 
+    always: Tensor
+    """(m, d): rows that are kept whatever is left out, such as the empty prompt's. May be none."""
+
     shifting: bool = True
     """Whether a neighbour that is left out of what is kept is missing from the targets, too."""
 
 
 class _Moments(NamedTuple):
-    """Sums over the rows of groups, each (groups, d, d)."""
+    """Sums over the rows of groups, each (groups, d, d) if nothing else is said."""
 
     seen: Tensor
     """F^T F, of the concept's groups."""
@@ -103,7 +106,7 @@ class _Moments(NamedTuple):
     """(F - T)^T F."""
 
     kept: Tensor
-    """R^T R, of the neighbours."""
+    """R^T R, of the neighbours, then of what is always kept."""
 
     shift: Tensor
     """What leaving out a neighbour adds to the sum of `sent`."""
@@ -112,9 +115,10 @@ class _Moments(NamedTuple):
     """(groups,): how many there are."""
 
     kept_rows: Tensor
-
     gap: float
     """Sum of |h - t|^2."""
+
+    tau: float
 
 
 def numbers_by(keys: Iterable[Hashable]) -> list[list[int]]:
@@ -151,17 +155,18 @@ def _moments(groups: Groups) -> _Moments:
     basis = _basis(groups)
     forget = [each @ basis for each in groups.forget]
     others = [each @ basis for each in groups.others]
-    kept = [each @ basis for each in groups.kept]
+    kept = [each @ basis for each in (*groups.kept, groups.always)]
     targets = [each.mean(0) for each in others]
     gaps = [rows - target for rows, target in zip(forget, targets, strict=True)]
     sent = torch.stack([gap.T @ rows for gap, rows in zip(gaps, forget, strict=True)])
-    count = len(others[0])
-    shift = torch.zeros(len(kept), *sent.shape[1:], dtype=sent.dtype)
-    if groups.shifting and count == len(kept) > 1:
+    count = len(groups.kept)
+    shift = torch.zeros(count, *sent.shape[1:], dtype=sent.dtype)
+    if groups.shifting and count > 1:
         for number in range(count):
             parts = zip(others, targets, forget, strict=True)
             moved = [(each[number] - mean).T @ rows for each, mean, rows in parts]
             shift[number] = torch.stack(moved).sum(0) / (count - 1)
+    every = torch.cat([*groups.kept, groups.always])
     return _Moments(
         torch.stack([rows.T @ rows for rows in forget]),
         sent,
@@ -170,15 +175,15 @@ def _moments(groups: Groups) -> _Moments:
         torch.tensor([len(rows) for rows in forget], dtype=sent.dtype),
         torch.tensor([len(rows) for rows in kept], dtype=sent.dtype),
         float(sum(gap.square().sum() for gap in gaps)),
+        float(every.square().mean()),
     )
 
 
 def _basis(groups: Groups) -> Tensor:
     """(d, k): orthonormal directions of all rows, the leading ones where there are many."""
-    d = groups.kept[0].shape[1]
-    if d <= MOST:
-        return torch.eye(d, dtype=groups.kept[0].dtype)
-    forget, kept = torch.cat(list(groups.forget)), torch.cat(list(groups.kept))
+    forget, kept = torch.cat(list(groups.forget)), torch.cat([*groups.kept, groups.always])
+    if kept.shape[1] <= MOST:
+        return torch.eye(kept.shape[1], dtype=kept.dtype)
     rows = torch.cat([forget / len(forget) ** 0.5, kept / len(kept) ** 0.5])
     _, _, directions = torch.linalg.svd(rows, full_matrices=False)
     return directions[:MOST].T
@@ -186,29 +191,29 @@ def _basis(groups: Groups) -> Tensor:
 
 def _left_out(moments: _Moments, balance: float) -> Tensor:
     """(3, dampings): the sums of reach, energy and moved over everything that is left out."""
-    count, neighbours = len(moments.seen), len(moments.kept)
+    count, neighbours = len(moments.seen), len(moments.shift)
     seen, sent, kept = moments.seen.sum(0), moments.sent.sum(0), moments.kept.sum(0)
     rows, kept_rows = moments.forget_rows.sum(), moments.kept_rows.sum()
-    tau = kept.trace() / kept_rows / len(kept)
     found = torch.zeros(3, len(DAMPINGS), dtype=kept.dtype)
     for number in range(count):
         rest = rows - moments.forget_rows[number] if count > 1 else rows
         own_seen, own_sent = moments.seen[number], moments.sent[number]
         out = float(count > 1)  # there is no other that a single one could be left out of
         inner = (seen - out * own_seen) / rest + balance * kept / kept_rows
-        applied = _applied(inner, (sent - out * own_sent) / rest, tau, own_seen, own_sent)
+        applied = _applied(inner, (sent - out * own_sent) / rest, moments.tau, own_seen, own_sent)
         found[:2] += torch.stack(applied)
     for number in range(neighbours):
         own_kept, out = moments.kept[number], float(neighbours > 1)
         rest = kept_rows - out * moments.kept_rows[number]
         inner = seen / rows + balance * (kept - out * own_kept) / rest
-        _, energy = _applied(inner, (sent + moments.shift[number]) / rows, tau, own_kept, sent)
-        found[2] += energy * rows / kept_rows
+        without = (sent + moments.shift[number]) / rows
+        _, energy = _applied(inner, without, moments.tau, own_kept, sent)
+        found[2] += energy * rows / moments.kept_rows[:neighbours].sum()
     return found
 
 
 def _applied(
-    inner: Tensor, sent: Tensor, tau: Tensor, seen: Tensor, towards: Tensor
+    inner: Tensor, sent: Tensor, tau: float, seen: Tensor, towards: Tensor
 ) -> tuple[Tensor, Tensor]:
     """<N, towards> and <N seen, N> for every damping, with N = sent (inner + damping tau I)^-1."""
     values, vectors = torch.linalg.eigh(inner)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..progress import Progress
-from ..text import TextTask, TextVectors
+from ..text import TextTask
 from .least_squares import DAMPING, KEEP, least_squares_factors
 from .method import TextEdit, TextMethod
 from .ridge import OVERSHOOT
@@ -29,10 +29,10 @@ def solve(
 ) -> TextEdit:
     """One edit for keys and values of all layers."""
     assert task.retain is not None
-    forget, kept = _tokens(task.forget), _tokens(task.retain)
+    forget, kept = task.forget.read_prompts, task.retain.read_prompts
     rows = torch.cat(forget)
     if task.replaced:
-        anchor = _tokens(task.anchor)
+        anchor = task.anchor.read_prompts
         pairs = zip(forget, anchor, strict=True)
         targets = torch.cat([tokens_at_their_places([one], [other]) for one, other in pairs])
         kept += dict(zip(task.anchor.prompts, anchor, strict=True)).values()  # each prompt once
@@ -58,12 +58,6 @@ def tokens_at_their_places(forget: list[Tensor], others: list[Tensor]) -> Tensor
     return torch.stack(
         [means[min(back, farthest) - 1] for each in forget for back in range(len(each), 0, -1)]
     )
-
-
-def _tokens(prompts: TextVectors) -> list[Tensor]:
-    """Of every prompt (k, D): its words' tokens and its end token."""
-    pairs = zip(prompts.vectors, prompts.ends, strict=True)
-    return [each[prompts.start : end + 1] for each, end in pairs]
 
 
 METHOD = TextMethod(
