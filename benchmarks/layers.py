@@ -139,7 +139,7 @@ def measure(ledger: Ledger, name: str, model: Any, trial: Trial) -> None:
         }
         ledger.add((*key, SWEEP), entry)
         print(*key, SWEEP, entry, flush=True)
-    found = ledger[*key, SWEEP]
+    found = ledger[(*key, SWEEP)]
     wanted: dict[str, str | None] = {UNEDITED: None, ALL: "", CHOSEN: found["layers"]}
     wanted |= {STRONGEST: found["strongest"], **dict(places(task.units))}
     known: dict[str | None, dict[str, Any]] = {}
@@ -163,7 +163,7 @@ def whole(ledger: Ledger, name: str) -> list[tuple[str, str]]:
         key
         for key, erased in found.items()
         if {UNEDITED, ALL, CHOSEN, STRONGEST} <= erased
-        and len(erased) == 5 + 2 * int(ledger[name, *key, SWEEP]["of"])
+        and len(erased) == 5 + 2 * int(ledger[(name, *key, SWEEP)]["of"])
     ]
 
 
@@ -177,12 +177,12 @@ def table(ledger: Ledger) -> str:
         erased = [key[-1] for key in ledger if key[:3] == (name, *concepts[0]) and key[-1] != SWEEP]
         rows = []
         for each in erased:
-            total = summed(ledger[name, *concept, each] for concept in concepts)
+            total = summed(ledger[(name, *concept, each)] for concept in concepts)
             mean = "" if each == UNEDITED else f"{total.harmonic_mean:.3f}"
             rows.append((each, *total.four(), mean))
         parts.append(f"## {MODELS[name].words}: {len(concepts)} concepts\n\n")
         parts.append(markdown(("erased in", *COUNTED, "harmonic mean"), rows) + "\n")
-        parts.append(choices([ledger[name, *concept, SWEEP] for concept in concepts]) + "\n")
+        parts.append(choices([ledger[(name, *concept, SWEEP)] for concept in concepts]) + "\n")
     return "".join(parts).rstrip() + "\n"
 
 

@@ -207,7 +207,7 @@ def words(chosen: Sequence[Unit]) -> str:
 
 
 def least_runs(count: int) -> int:
-    """How often everything is sampled for so many units, at least."""
+    """How often everything is sampled for so many units if the first choice does."""
     return 2 * count + 3
 
 
@@ -230,21 +230,23 @@ def sweep(found: Sequence[Unit], sample: Sample, wanted: float) -> LayerSweep:
             f"eraser: expected one that changes two blocks or more, to choose between, got "
             f"{len(found)}. Sweep by layer, or erase as it is."
         )
-    ruler = Ruler.of(sample(None), sample(""))
+    ruler, known = Ruler.of(sample(None), sample("")), dict[str, Measured]()
+
+    def measured(chosen: Sequence[Unit]) -> Measured:
+        layers = words(chosen)
+        if layers not in known:
+            known[layers] = ruler.measure(sample(layers))
+        return known[layers]
+
     swept = tuple(
-        Swept(
-            unit,
-            ruler.measure(sample(unit.word)),
-            ruler.measure(sample(words([each for each in found if each != unit]))),
-        )
+        Swept(unit, measured([unit]), measured([each for each in found if each != unit]))
         for unit in found
     )
     taken, more = fewest(swept, wanted), 1
     while len(taken) < len(swept):
         chosen = tuple(swept[number].unit for number in sorted(taken))
-        measured = ruler.measure(sample(words(chosen)))
-        if measured.share >= wanted:
-            return LayerSweep(wanted, swept, ruler.whole, chosen, measured)
+        if measured(chosen).share >= wanted:
+            return LayerSweep(wanted, swept, ruler.whole, chosen, measured(chosen))
         taken, more = taken | set(_left(swept, taken)[:more]), 2 * more
     return LayerSweep(wanted, swept, ruler.whole, tuple(found), ruler.whole)
 
