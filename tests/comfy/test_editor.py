@@ -68,6 +68,7 @@ EXAMPLES = {
     "Erase a concept, step by step": Example(pairs=2, summaries=1),
     "Erase several concepts": Example(summaries=1, shows="Bramble"),
     "Use a saved eraser": Example(pairs=2, summaries=1),
+    "Find the layers to erase in": Example(),
 }
 EVERY = {
     **EXAMPLES,
@@ -87,6 +88,7 @@ NODES = (
     "PURE_Fit",
     "PURE_FitText",
     "PURE_Patch",
+    "PURE_LayerSweep",
     "PURE_CombineErasers",
     "PURE_ConcatenateActivations",
     "PURE_SaveEraser",
@@ -106,6 +108,7 @@ QUICK = {
     "PURE_Concept": {"templates": PHRASINGS},
     "PURE_Capture": {"latents": 1},
     "PURE_EraseConcept": {"templates": PHRASINGS, "latents": 1},
+    "PURE_LayerSweep": {"by": "part", "prompts": 1, "steps": 8},
     "KSampler": {"steps": 10},
 }
 """Type of node -> widgets: a part of the work is enough here."""
