@@ -153,12 +153,12 @@ class LayerSweep(io.ComfyNode):
         neighbours = some(given_anchors(neighbour_prompts) or made.retain, prompts)
         wanted = Trajectory(**trajectory)
         swept = sweep_layers(model, clip, eraser, concept, neighbours, wanted, way, share)
-        counted = f"{len(concept)} prompts of the concept, {len(neighbours)} of neighbours."
+        counted = f"{len(concept)} of the concept, {len(neighbours)} of its neighbours."
         return io.NodeOutput(
             swept.found.layers,
             to_image(draw_layers(swept.found, way, made.title)),
             NO_PICTURE if vae is None else to_image(contact_sheet(_columns(swept, vae))),
-            f"{swept.found.summary(way)}\nMeasured on {counted}",
+            f"{swept.found.summary(way)}\nMeasured on prompts: {counted}",
         )
 
 

@@ -187,8 +187,8 @@ class LayerSweep:
                 f"of {self.whole.moved:.0%}."
             )
         return (
-            f"Erase in {len(self.chosen)} of {len(self.swept)} {by}s: {self.layers}. Together they "
-            f"do {self.found.share:.0%} of what the whole eraser does to the concept's pictures "
+            f"Erase in {len(self.chosen)} of {len(self.swept)} {by}s: {self.layers}. This does "
+            f"{self.found.share:.0%} of what the whole eraser does to the concept's pictures "
             f"(asked for: {wanted}).{kept}"
         )
 

@@ -90,7 +90,7 @@ def test_the_model_stays_as_it_was(loaded: Loaded, eraser: Eraser, by: str) -> N
     State.of(loaded.model).require(before)
     assert isinstance(layers, str) and pictures is NO_PICTURE
     assert picture.shape[0] == 1 and picture.shape[-1] == 3
-    assert f" {by}s" in summary and "Measured on 1 prompts of the concept, 1 of" in summary
+    assert f" {by}s" in summary and "Measured on prompts: 1 of the concept, 1 of its" in summary
 
 
 def test_with_a_vae_there_is_a_contact_sheet(loaded: Loaded, eraser: Eraser) -> None:

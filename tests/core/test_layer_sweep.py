@@ -161,7 +161,7 @@ def test_the_summary_says_the_numbers() -> None:
     found = sweep([unit(name) for name in SHARES], world(SHARES, MOVES).sample, 0.89)
     text = found.summary("block")
     assert "Erase in 3 of 5 blocks: a, b, c." in text
-    assert "do 90% of what the whole eraser does" in text
+    assert "This does 90% of what the whole eraser does" in text
     assert "move by 23% of that change instead of 38%" in text
     assert "does most alone is a (50%)" in text and "lost without a (50%)" in text
 
