@@ -75,9 +75,9 @@ class Narrow:
         self.model, self.layers = model, layers
         self.captured = functools.lru_cache(maxsize=8)(self._capture)
 
-    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> None:
+    def sample(self, texts: list[str], noise: Tensor, trajectory: Trajectory) -> Tensor:
         """Run the model along a trajectory; conditional rows come first in a call."""
-        self.sampling(
+        return self.sampling(
             self.model,
             texts,
             noise,

@@ -12,6 +12,7 @@ from .files import LoadActivations, LoadEraser, SaveActivations, SaveEraser
 from .fit import Fit
 from .fit_text import FitText
 from .host.served import warn_if_not_served
+from .layer_sweep import LayerSweep
 from .patch import Patch
 
 
@@ -26,6 +27,7 @@ class PureExtension(ComfyExtension):
             Fit,
             FitText,
             Patch,
+            LayerSweep,
             CombineErasers,
             ConcatenateActivations,
             SaveEraser,

@@ -244,6 +244,25 @@ def trajectory_inputs() -> list[io.Input]:
     ]
 
 
+PICTURE_TOOLTIPS = {
+    "steps": "Sampling steps of every picture, 1 to 1000. All are run.",
+    "cfg": (
+        "Guidance scale, 1 to 30, against the empty prompt. At 1 it is not run: twice as fast."
+    ),
+    "seed": "Seed of the starting noises: every prompt has its own, the same in every run.",
+    "sampler_name": "Sampler of the pictures. Those that choose their own steps are not offered.",
+}
+"""Of those inputs that mean something else where whole pictures are sampled."""
+
+
+def picture_inputs() -> list[io.Input]:
+    """The inputs of a trajectory that a finished picture needs, from one noise a prompt."""
+    inputs = [each for each in trajectory_inputs() if each.id not in ("run_steps", "latents")]
+    for each in inputs:
+        each.tooltip = PICTURE_TOOLTIPS.get(each.id, each.tooltip)
+    return inputs
+
+
 def cells_input() -> io.Int.Input:
     return advanced(
         optional(

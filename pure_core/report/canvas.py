@@ -51,6 +51,14 @@ class Canvas:
         """A filled circle."""
         self._draw.circle(_large(at), radius * SCALE, colour)
 
+    def picture(self, corner: Point, size: tuple[int, int], pixels: npt.NDArray[np.uint8]) -> None:
+        """A picture (height, width, 3), stretched to a size (width, height)."""
+        from PIL import Image
+
+        large = (size[0] * SCALE, size[1] * SCALE)
+        drawn = Image.fromarray(pixels).resize(large, Image.Resampling.LANCZOS)
+        self._image.paste(drawn, (round(corner[0] * SCALE), round(corner[1] * SCALE)))
+
     def pixels(self) -> npt.NDArray[np.uint8]:
         """(height, width, 3)."""
         from PIL import Image

@@ -121,7 +121,8 @@ def _draw_table(canvas: Canvas, report: FitReport, top: float) -> None:
     canvas.line([(MARGIN - 8, y), (TABLE_RIGHT + 12, y)], MUTED)
     canvas.text((MARGIN, y + ROW_HEIGHT / 2), "mean", 13, INK)
     for bars in BARS:
-        _draw_bar(canvas, bars, report.mean(bars.value), y + ROW_HEIGHT / 2)
+        share = report.mean(bars.value)
+        draw_bar(canvas, bars.left, y + ROW_HEIGHT / 2, bars.colour, share)
 
 
 def _draw_legend(canvas: Canvas, report: FitReport, y: float) -> None:
@@ -148,19 +149,19 @@ def _draw_row(canvas: Canvas, layer: LayerReport, family: str, y: float) -> None
         value = ranks.value(layer)
         canvas.text((ranks.right, y), "-" if value is None else str(value), 13, INK, "rm")
     for bars in BARS:
-        _draw_bar(canvas, bars, bars.value(layer), y)
+        draw_bar(canvas, bars.left, y, bars.colour, bars.value(layer))
 
 
-def _draw_bar(canvas: Canvas, bars: Bars, share: float | None, y: float) -> None:
+def draw_bar(canvas: Canvas, left: float, y: float, colour: Colour, share: float | None) -> None:
     """A bar for a share from 0 to 1. What lies outside shows in the number only."""
     if share is None:
-        canvas.text((bars.left, y), "-", 13, MUTED)
+        canvas.text((left, y), "-", 13, MUTED)
         return
     length = BAR_LENGTH * min(max(share, 0.0), 1.0)
-    canvas.box((bars.left, y - 5), (bars.left + BAR_LENGTH, y + 5), FAINT, 2)
+    canvas.box((left, y - 5), (left + BAR_LENGTH, y + 5), FAINT, 2)
     if length >= 1:
-        canvas.box((bars.left, y - 5), (bars.left + length, y + 5), bars.colour, 2)
-    canvas.text((bars.left + BAR_LENGTH + 5, y), f"{100 * share:.0f}%", 12, INK)
+        canvas.box((left, y - 5), (left + length, y + 5), colour, 2)
+    canvas.text((left + BAR_LENGTH + 5, y), f"{100 * share:.0f}%", 12, INK)
 
 
 def _draw_spectra(canvas: Canvas, report: FitReport, top: float) -> None:

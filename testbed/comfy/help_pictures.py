@@ -24,6 +24,7 @@ AFTER_A_RUN = {
 SHOWN = {
     "Compare methods": ("PURE_FitText",),
     "Save an eraser": ("PURE_SaveEraser",),
+    "Find the layers to erase in": ("PURE_LayerSweep",),
     "Export an erased checkpoint": ("PURE_SaveCheckpoint", "PURE_SaveLoRA", "PURE_SaveDiffusers"),
 }
 ALONE = (

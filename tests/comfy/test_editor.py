@@ -74,6 +74,7 @@ EXAMPLES = {
     "Erase a concept only in one place": Example(
         pairs=2, summaries=1, chosen=frozenset({"replacement"}), in_one_place=True
     ),
+    "Find the layers to erase in": Example(),
 }
 EVERY = {
     **EXAMPLES,
@@ -93,6 +94,7 @@ NODES = (
     "PURE_Fit",
     "PURE_FitText",
     "PURE_Patch",
+    "PURE_LayerSweep",
     "PURE_CombineErasers",
     "PURE_ConcatenateActivations",
     "PURE_SaveEraser",
@@ -112,6 +114,7 @@ QUICK = {
     "PURE_Concept": {"templates": PHRASINGS},
     "PURE_Capture": {"latents": 1},
     "PURE_EraseConcept": {"templates": PHRASINGS, "latents": 1},
+    "PURE_LayerSweep": {"by": "part", "prompts": 1, "steps": 8},
     "KSampler": {"steps": 10},
 }
 """Type of node -> widgets: a part of the work is enough here."""

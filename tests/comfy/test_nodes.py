@@ -92,6 +92,14 @@ TABLE = {
         ["model", "eraser", "strength", "edit", "layers", "contribution", "shared"],
         [("model", "MODEL"), ("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
+    "PURE_LayerSweep": (
+        [
+            *("model", "clip", "eraser", "share", "by", "prompts"),
+            *("steps", "cfg", "seed", "width", "height", "sampler_name", "scheduler", "length"),
+            *("concept_prompts", "neighbour_prompts", "vae"),
+        ],
+        [("layers", "STRING"), ("picture", "IMAGE"), ("pictures", "IMAGE"), ("summary", "STRING")],
+    ),
     "PURE_CombineErasers": (
         [*(f"eraser_{number}" for number in range(1, 9)), "mode", "retain", "max_rank"],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
@@ -208,7 +216,7 @@ def test_every_widget_explains_itself_and_has_bounds() -> None:
 
 def test_the_seed_stays_as_it_is_between_queues() -> None:
     """The editor would change it at every queue otherwise, and nothing would be cached."""
-    for name in ("PURE_Capture", "PURE_EraseConcept"):
+    for name in ("PURE_Capture", "PURE_EraseConcept", "PURE_LayerSweep"):
         (seed,) = [each for each in inputs(schemas()[name]) if each.id == "seed"]
         assert seed.as_dict()["control_after_generate"] is False
 

@@ -115,10 +115,15 @@ def sample(
     empty: Encoded,
     sigmas: Tensor,
     step: Callable[..., object],
-) -> None:
-    """Run the model along the noise levels, with a prompt and a latent in every row of a batch."""
+) -> Tensor:
+    """Run the model along the noise levels, with a prompt and a latent in every row of a batch.
+
+    Returns:
+        The latents at the last of these levels, of the noise's shape with a row for each of the
+        batch's.
+    """
     own = noise[[row.latent for row in batch]]
-    comfy.sample.sample_custom(
+    latents: Tensor = comfy.sample.sample_custom(
         model,
         own,
         trajectory.cfg,
@@ -131,6 +136,7 @@ def sample(
         disable_pbar=True,
         seed=trajectory.seed,
     )
+    return latents
 
 
 def sampler_for(
