@@ -283,6 +283,30 @@ def test_an_example_opens_whole(
     assert editor.errors == []
 
 
+@pytest.mark.parametrize("name", ["Erase a concept", "Erase a concept, step by step"])
+def test_a_workflow_from_before_the_replacement_opens_and_queues_as_then(
+    editor: Editor, definitions: dict[str, Any], name: str
+) -> None:
+    """Widgets are saved by place: those that came later take their defaults."""
+    workflow = example(name)
+    prompt = expected_prompt(workflow, definitions)
+    for node in workflow["nodes"]:
+        if "replacement" in {slot["name"] for slot in node["inputs"]}:
+            node["inputs"] = [each for each in node["inputs"] if each["name"] != "replacement"]
+            node["outputs"] = [each for each in node["outputs"] if each["name"] != "replacement"]
+            if node["type"] != "PURE_Fit":  # there it is a socket, not a widget
+                assert node["widgets_values"].pop() == ""
+    assert workflow != example(name)
+    editor.open(workflow)
+    found = editor.prompt()
+    assert found.keys() == prompt.keys()
+    for node, content in prompt.items():
+        given = {key: value for key, value in content["inputs"].items() if key != "replacement"}
+        assert found[node]["inputs"].items() >= given.items()
+        assert found[node]["inputs"].get("replacement", "") == ""
+    assert editor.errors == []
+
+
 @each_example
 def test_an_example_is_laid_out_without_overlap(editor: Editor, file: Path) -> None:
     workflow = load(file)
