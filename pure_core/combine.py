@@ -13,7 +13,7 @@ from einops import rearrange
 
 from . import __version__
 from .activations import Activations
-from .anchors import AnchorSet
+from .anchors import Anchor, AnchorSet
 from .dates import today
 from .eraser import (
     Eraser,
@@ -357,7 +357,8 @@ def _parted(kept: AnchorSet, replacement: AnchorSet) -> tuple[AnchorSet, AnchorS
         replacement: As the erasers have it: compared as digests, since theirs may be some.
     """
     missing = set(hidden_anchors(replacement).prompts)
-    neighbours, replacing = [], []
+    neighbours: list[Anchor] = []
+    replacing: list[Anchor] = []
     for anchor, digest in zip(kept, hidden_anchors(kept).prompts, strict=True):
         # Once each: a replacement may be among the neighbours, too.
         (replacing if digest in missing else neighbours).append(anchor)
