@@ -186,7 +186,8 @@ def _basis(groups: Groups) -> Tensor:
         return torch.eye(kept.shape[1], dtype=kept.dtype)
     rows = torch.cat([forget / len(forget) ** 0.5, kept / len(kept) ** 0.5])
     _, _, directions = torch.linalg.svd(rows, full_matrices=False)
-    return directions[:MOST].T
+    leading: Tensor = directions[:MOST].T
+    return leading
 
 
 def _left_out(moments: _Moments, balance: float) -> Tensor:
