@@ -26,7 +26,7 @@ from .types import (
     schema,
 )
 
-LATER = ("token ridge",)
+LATER = ("token ridge", "trce")
 """Methods whose settings were added behind the others: saved workflows hold widgets by place."""
 
 FIRST = tuple(name for name in TEXT_METHODS if name not in LATER)
@@ -46,6 +46,7 @@ class FitText(io.ComfyNode):
                 "speed",
                 "oce",
                 "double projections",
+                "trce",
                 "token ridge",
                 "closed-form editing",
             ],
@@ -62,7 +63,7 @@ class FitText(io.ComfyNode):
                     "forget",
                     "The concept's prompts: connect forget of PURE Concept, or type some, one a "
                     "line, an empty line between concepts. Most methods edit the last word's "
-                    "token, token ridge all of them.",
+                    "token, trce the end of the prompt, token ridge all of its words.",
                 ),
                 anchors_input(
                     "retain",
@@ -90,7 +91,7 @@ class FitText(io.ComfyNode):
                 preset_input(TEXT_METHODS),
                 *setting_inputs({name: TEXT_METHODS[name] for name in FIRST}),
                 max_rank_input(),
-                *setting_inputs({name: TEXT_METHODS[name] for name in LATER}),
+                *(each for name in LATER for each in setting_inputs({name: TEXT_METHODS[name]})),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),
@@ -117,7 +118,8 @@ class FitText(io.ComfyNode):
         concepts = given_anchors(forget)
         if not concepts:
             raise PromptError("forget: expected at least one prompt, got none.")
-        task = text_task(model, clip, concepts, given_anchors(retain), lines(anchor))
+        captions = TEXT_METHODS[method].captions
+        task = text_task(model, clip, concepts, given_anchors(retain), lines(anchor), captions)
         eraser = fit_text(method, task, progress(), **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)

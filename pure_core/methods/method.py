@@ -227,3 +227,6 @@ class TextMethod(Method):
     """What the edit of `solve_layer` multiplies."""
 
     needs_retain: bool = False
+
+    captions: tuple[str, ...] = ()
+    """Ordinary prompts that it keeps, to be encoded for it as `TextTask.ordinary`."""
