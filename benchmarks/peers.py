@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +31,8 @@ from comfyui_pure.pure_core.methods import TEXT_METHODS
 from comfyui_pure.pure_core.methods.method import Value, number
 
 from benchmarks.common import COUNTED, RESULTS, markdown, scored, summed
+from benchmarks.erasure import AUTHORS, COMMON, settings_of
+from benchmarks.erasure import FIELDS as ERASURE
 from benchmarks.models import MODELS
 from testbed.world.measure import DRAWN, Concepts, Scores, Trial
 
@@ -59,7 +60,6 @@ TRIED: dict[str, tuple[Settings, ...]] = {
     "cure": tuple({"alpha": alpha} for alpha in (2.0, 5.0, 50.0, 1000.0)),
     "rece": (
         {"rounds": 1},
-        {"rounds": 1, "recovery": 0.001},
         {},
         {**AND_AFTER, "rounds": 1},
         {**AND_AFTER, "rounds": 1, "round_preserve": 1.0, "round_ridge": 10.0},
@@ -67,7 +67,6 @@ TRIED: dict[str, tuple[Settings, ...]] = {
     "speed": (
         {},
         {"regularisation": 0.05},
-        {"regularisation": 0.001},
         {"threshold": 1.0},
         {"threshold": 1.0, "regularisation": 0.05},
     ),
@@ -83,7 +82,6 @@ TRIED: dict[str, tuple[Settings, ...]] = {
         {"padding_weight": 1.0},
         {**EVERYWHERE},
         {**EVERYWHERE, "caption_weight": 0.1},
-        {**EVERYWHERE, "caption_weight": 1.0},
     ),
 }
 """Method -> settings that are not at their defaults. Double Projections has none."""
@@ -157,6 +155,17 @@ class Peers:
         self.ledger.add(key, scores._asdict())
         print(*key, *scores, f"{scores.harmonic_mean:.3f}", flush=True)
 
+    def take(self, erasure: Mapping[Any, Any]) -> None:
+        """Add what `erasure.py` measured of the same settings, prompts and pictures."""
+        for (model, settings, split, kind, concept, method, *seeds), entry in erasure.items():
+            of_this = (model, split) == (self.name, self.split) and seeds == [0, 0]
+            if not of_this or method not in TRIED or entry["by_name"][1] != self.count:
+                continue
+            used = settings_of(method, kind, settings == AUTHORS)
+            key = self.key(kind, concept, method, named(method, used or {}))
+            if settings in (AUTHORS, COMMON) and key not in self.ledger:
+                self.ledger.add(key, {name: entry[name] for name in Scores._fields})
+
     def found(self, kind: str, method: str, settings: str, most: int) -> list[Any]:
         """The entries of a kind's concepts."""
         keys = (self.key(kind, each, method, settings) for each in self.kinds[kind][:most])
@@ -182,13 +191,13 @@ def finalists(peers: Peers, method: str) -> list[Settings]:
 
 
 def chosen(peers: Peers, most: int) -> dict[str, Settings]:
-    """Method -> what did best on all of the development concepts, of those tried on all."""
+    """Method -> what did best on the concepts that all of the best two were tried on."""
     best = {}
     for method in TRIED:
         last = finalists(peers, method)
         means = [mean_of_kinds(peers, method, each, most) for each in last]
-        if means and max(means) >= 0:
-            best[method] = last[means.index(max(means))]
+        if last:
+            best[method] = last[means.index(max(means)) if min(means) >= 0 else 0]
     return best
 
 
@@ -277,6 +286,7 @@ def main() -> None:
     best = chosen(trying, args.concepts)
     if not args.table and args.report is not None:
         peers = reports[args.report]
+        peers.take(Ledger(args.out / "erasure.jsonl", ERASURE))
         for point in _of_each(peers.concepts(args.concepts)):
             peers.measure(*point, UNEDITED[0], None)
             for method in methods:
