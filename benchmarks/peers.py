@@ -3,13 +3,12 @@
     python3 dev.py run benchmarks/peers.py                  # chooses, on the drawn world
     python3 dev.py run benchmarks/peers.py -- --report wan  # held-out concepts by the choice
 
-A few settings of every method are tried on development concepts of the drawn world's narrow form:
-all of them on one concept of each kind, the best two on another as well. The one with the highest
-mean of the kinds' harmonic means is chosen, one for all kinds and models. `--report` measures it on
-held-out concepts of a model, beside the authors' settings: their preset for the kind of concept,
-and the method's defaults where they have none. Results are kept as they come (`peers.jsonl`), so an
-interrupted run goes on. Prompts and pictures are those of `erasure.py` with one seed, so its
-results of the same settings count as well.
+A few settings of every method are tried on development concepts of the drawn world's narrow form,
+one of each kind. The one with the highest mean of the kinds' harmonic means is chosen, one for all
+kinds and models. `--report` measures it on held-out concepts of a model, beside the authors'
+settings: their preset for the kind of concept, and the method's defaults where they have none.
+Results are kept as they come (`peers.jsonl`), so an interrupted run goes on. Prompts and pictures
+are those of `erasure.py` with one seed, so its results of the same settings count as well.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ FIELDS = ("model", "split", "count", "kind", "concept", "method", "settings")
 DEVELOPMENT, HELD_OUT = "development", "held-out"
 CHOSEN_ON = "narrow"
 REPORTED = ("narrow", "pictures", "wan")
-FINALISTS = 2
-"""Settings of a method that are tried on more than one concept of each kind."""
 
 Settings = Mapping[str, Value]
 
@@ -56,6 +53,7 @@ TRIED: dict[str, tuple[Settings, ...]] = {
         {**AND_AFTER, "preserve": 0.1},
         {**AND_AFTER, "ridge": 10.0},
         {**AND_AFTER, "ridge": 100.0},
+        {**AND_AFTER, "ridge": 400.0},
     ),
     "cure": tuple({"alpha": alpha} for alpha in (2.0, 5.0, 50.0, 1000.0)),
     "rece": (
@@ -63,6 +61,13 @@ TRIED: dict[str, tuple[Settings, ...]] = {
         {},
         {**AND_AFTER, "rounds": 1},
         {**AND_AFTER, "rounds": 1, "round_preserve": 1.0, "round_ridge": 10.0},
+        {
+            **AND_AFTER,
+            "rounds": 1,
+            "ridge": 100.0,
+            "round_preserve": 1.0,
+            "round_ridge": 100.0,
+        },
     ),
     "speed": (
         {},
@@ -159,11 +164,16 @@ class Peers:
         """Add what `erasure.py` measured of the same settings, prompts and pictures."""
         for (model, settings, split, kind, concept, method, *seeds), entry in erasure.items():
             of_this = (model, split) == (self.name, self.split) and seeds == [0, 0]
-            if not of_this or method not in TRIED or entry["by_name"][1] != self.count:
+            if not of_this or entry["by_name"][1] != self.count:
                 continue
-            used = settings_of(method, kind, settings == AUTHORS)
-            key = self.key(kind, concept, method, named(method, used or {}))
-            if settings in (AUTHORS, COMMON) and key not in self.ledger:
+            if method in TRIED and settings in (AUTHORS, COMMON):
+                used = settings_of(method, kind, settings == AUTHORS) or {}
+                key = self.key(kind, concept, method, named(method, used))
+            elif (method, settings) == (UNEDITED[0], COMMON):
+                key = self.key(kind, concept, *UNEDITED)
+            else:
+                continue
+            if key not in self.ledger:
                 self.ledger.add(key, {name: entry[name] for name in Scores._fields})
 
     def found(self, kind: str, method: str, settings: str, most: int) -> list[Any]:
@@ -183,62 +193,54 @@ def mean_of_kinds(peers: Peers, method: str, settings: Settings, most: int) -> f
     return statistics.fmean(means)
 
 
-def finalists(peers: Peers, method: str) -> list[Settings]:
-    """What did best on one concept of each kind; of equals what is listed first."""
-    means = [(mean_of_kinds(peers, method, each, 1), each) for each in TRIED[method]]
-    means.sort(key=lambda pair: -pair[0])
-    return [settings for mean, settings in means[:FINALISTS] if mean >= 0]
-
-
 def chosen(peers: Peers, most: int) -> dict[str, Settings]:
-    """Method -> what did best on the concepts that all of the best two were tried on."""
+    """Method -> what did best on the development concepts; of equals what is listed first."""
     best = {}
-    for method in TRIED:
-        last = finalists(peers, method)
-        means = [mean_of_kinds(peers, method, each, most) for each in last]
-        if last:
-            best[method] = last[means.index(max(means)) if min(means) >= 0 else 0]
+    for method, tried in TRIED.items():
+        means = [mean_of_kinds(peers, method, each, most) for each in tried]
+        if max(means) >= 0:
+            best[method] = tried[means.index(max(means))]
     return best
 
 
 def tried_table(peers: Peers, most: int) -> str:
-    """Every setting on the development concepts it was tried on, the chosen ones in bold."""
+    """Every setting on the development concepts, the chosen ones in bold."""
     rows, best = [], chosen(peers, most)
     for method, tried in TRIED.items():
         for settings in tried:
             words = named(method, settings)
-            by_kind = [peers.found(kind, method, words, most) for kind in peers.kinds]
-            if not all(by_kind):
-                continue
-            sums = [summed(each) for each in by_kind]
-            total: Scores = functools.reduce(Scores.__add__, sums)
-            shown = [f"{each.harmonic_mean:.2f}" for each in sums]
-            mean = f"{statistics.fmean(each.harmonic_mean for each in sums):.3f}"
-            if settings == best.get(method):
-                words = f"**{words}**"
-            rows.append((method, words, sum(map(len, by_kind)), *total.four(), *shown, mean))
+            row = _row(peers, method, words, dict.fromkeys(peers.kinds, words), most)
+            if row and settings == best[method]:
+                row = (method, f"**{words}**", *row[2:])
+            rows.append(row)
     heads = ("method", "settings", "concepts", *FOUR, *peers.kinds, "mean of kinds")
-    return markdown(heads, rows)
+    return markdown(heads, filter(None, rows))
 
 
 def report_table(peers: Peers, best: Mapping[str, Settings], most: int) -> str:
-    """Held-out concepts of a model: the authors' settings and the chosen ones."""
-    rows = [_row(peers, "unedited", "", {kind: UNEDITED[1] for kind in peers.kinds}, most)]
+    """Held-out concepts of a model by the authors' settings and by the chosen ones.
+
+    All rows are of the same concepts: those of each kind that every row has, up to `most`.
+    """
+    rows = [(UNEDITED[0], "", dict.fromkeys(peers.kinds, UNEDITED[1]))]
     for method, settings in best.items():
         own = {kind: named(method, authors_settings(method, kind)) for kind in peers.kinds}
-        rows.append(_row(peers, method, AS_AUTHORS, own, most))
         words = named(method, settings)
-        rows.append(_row(peers, method, words, dict.fromkeys(peers.kinds, words), most))
+        rows += [(method, AS_AUTHORS, own), (method, words, dict.fromkeys(peers.kinds, words))]
+    while most and not all(_row(peers, *row, most) for row in rows):
+        most -= 1
+    if not most:
+        return "Not measured.\n"
     heads = ("method", "settings", "concepts", *FOUR, *peers.kinds, "mean of kinds")
-    return markdown(heads, (row for row in rows if row))
+    return markdown(heads, (_row(peers, *row, most) for row in rows))
 
 
 def _row(
     peers: Peers, method: str, words: str, settings: Mapping[str, str], most: int
 ) -> tuple[object, ...]:
-    """Nothing if a kind is missing."""
+    """Nothing if a concept is missing."""
     by_kind = [peers.found(kind, method, settings[kind], most) for kind in peers.kinds]
-    if not all(by_kind):
+    if [len(each) for each in by_kind] != [len(each[:most]) for each in peers.kinds.values()]:
         return ()
     sums = [summed(each) for each in by_kind]
     total: Scores = functools.reduce(Scores.__add__, sums)
@@ -263,7 +265,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--report", choices=REPORTED, help="held-out concepts of this model")
     parser.add_argument("--method", action="append", choices=TRIED, help="only this one")
-    parser.add_argument("--concepts", type=int, default=2, help="of each kind")
+    parser.add_argument("--concepts", type=int, default=2, help="held-out ones of each kind")
+    parser.add_argument("--tried-on", type=int, default=1, help="development concepts of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each held-out number")
     parser.add_argument("--tried", type=int, default=4, help="prompts for each development number")
     parser.add_argument("--table", action="store_true", help="only write the tables")
@@ -277,23 +280,19 @@ def main() -> None:
     if not args.table and args.report is None:
         for method in methods:
             for settings in TRIED[method]:
-                for point in trying.concepts(1):
+                for point in trying.concepts(args.tried_on):
                     trying.measure(*point, method, settings)
-        for method in methods:
-            for settings in finalists(trying, method):
-                for point in trying.concepts(args.concepts):
-                    trying.measure(*point, method, settings)
-    best = chosen(trying, args.concepts)
+    best = chosen(trying, args.tried_on)
     if not args.table and args.report is not None:
         peers = reports[args.report]
         peers.take(Ledger(args.out / "erasure.jsonl", ERASURE))
         for point in _of_each(peers.concepts(args.concepts)):
             peers.measure(*point, UNEDITED[0], None)
             for method in methods:
-                peers.measure(*point, method, authors_settings(method, point[0]))
                 if method in best:
                     peers.measure(*point, method, best[method])
-    parts = [f"## Settings tried on development concepts\n\n{tried_table(trying, args.concepts)}"]
+                peers.measure(*point, method, authors_settings(method, point[0]))
+    parts = [f"## Settings tried on development concepts\n\n{tried_table(trying, args.tried_on)}"]
     for model, peers in reports.items():
         table = report_table(peers, best, args.concepts)
         parts.append(f"## Held-out concepts: {MODELS[model].words}\n\n{table}")
