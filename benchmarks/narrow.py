@@ -40,7 +40,14 @@ from comfyui_pure.pure_core.model_identity import ModelIdentity
 from comfyui_pure.pure_core.text import TextModel, TextTask, TextVectors
 from comfyui_pure.pure_core.trajectory import Trajectory
 
-from testbed.comfy.erasable import METHOD, TRAJECTORY, Captured, anchors_of, fallbacks_of
+from testbed.comfy.erasable import (
+    METHOD,
+    TRAJECTORY,
+    Captured,
+    anchors_of,
+    captions_of,
+    fallbacks_of,
+)
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "testbed" / "world" / "weights"
 ENTRY = "text_embedding.0"
@@ -183,6 +190,7 @@ class Narrow:
             retain=self.vectors(retain),
             empty=self.vectors(AnchorSet.written([[""]])),
             model=self.text_model(),
+            ordinary=self.vectors(AnchorSet.written([[each] for each in captions_of(trial)])),
         )
 
     def vectors(self, anchors: AnchorSet) -> TextVectors:

@@ -5,7 +5,7 @@ They measured best on the development concepts of the small trained models (`tes
 """
 
 METHOD = "ridge"
-TEXT_METHOD = "uce"
+TEXT_METHOD = "calibrated tokens"
 STRENGTH = 1.0
 
 MAX_RANK = 64

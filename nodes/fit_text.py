@@ -27,7 +27,7 @@ from .types import (
     schema,
 )
 
-LATER = ("token ridge",)
+LATER = ("token ridge", "trce", "calibrated tokens")
 """Methods whose settings were added behind the others: saved workflows hold widgets by place."""
 
 FIRST = tuple(name for name in TEXT_METHODS if name not in LATER)
@@ -47,14 +47,16 @@ class FitText(io.ComfyNode):
                 "speed",
                 "oce",
                 "double projections",
+                "trce",
+                "calibrated tokens",
                 "token ridge",
                 "closed-form editing",
             ],
             description=(
-                "Fits an eraser from the prompts' encodings alone, by token ridge or one of the "
-                "published methods that PURE is compared with. Samples nothing: takes seconds, for "
-                "speed and oce minutes at the size of SDXL. The eraser goes wherever those of PURE "
-                "Fit go."
+                "Fits an eraser from the prompts' encodings alone, by calibrated tokens or one of "
+                "the published methods that PURE is compared with. Samples nothing: takes "
+                "seconds, for speed and oce minutes at the size of SDXL. The eraser goes wherever "
+                "those of PURE Fit go."
             ),
             inputs=[
                 model_input(),
@@ -63,12 +65,12 @@ class FitText(io.ComfyNode):
                     "forget",
                     "The concept's prompts: connect forget of PURE Concept, or type some, one a "
                     "line, an empty line between concepts. Most methods edit the last word's "
-                    "token, token ridge all of them.",
+                    "token, trce the end of the prompt, calibrated tokens and token ridge all of it.",
                 ),
                 anchors_input(
                     "retain",
                     "What to keep: connect retain of PURE Concept, or type prompts, one a line. "
-                    "May be empty; token ridge, speed and oce need some.",
+                    "May be empty; calibrated tokens, token ridge, speed and oce need some.",
                 ),
                 io.Combo.Input(
                     "method",
@@ -84,7 +86,7 @@ class FitText(io.ComfyNode):
                         tooltip=(
                             "What the concept becomes, for example 'art' or 'a creature': one line "
                             "for all prompts, or a line for each. Empty: the empty prompt, and "
-                            "for token ridge the neighbours. For token ridge one line is put into "
+                            "for calibrated tokens and token ridge the neighbours. For these two one line is put into "
                             "the phrasings of PURE Concept. cure has no anchor."
                         ),
                     )
@@ -92,7 +94,7 @@ class FitText(io.ComfyNode):
                 preset_input(TEXT_METHODS),
                 *setting_inputs({name: TEXT_METHODS[name] for name in FIRST}),
                 max_rank_input(),
-                *setting_inputs({name: TEXT_METHODS[name] for name in LATER}),
+                *(each for name in LATER for each in setting_inputs({name: TEXT_METHODS[name]})),
             ],
             outputs=[
                 Eraser.Output(display_name="eraser"),
@@ -119,8 +121,10 @@ class FitText(io.ComfyNode):
         concepts = given_anchors(forget)
         if not concepts:
             raise PromptError("forget: expected at least one prompt, got none.")
-        become = _replacements(lines(anchor), concepts, TEXT_METHODS[method].every_token)
-        task = text_task(model, clip, concepts, given_anchors(retain), become)
+        chosen_method = TEXT_METHODS[method]
+        become = _replacements(lines(anchor), concepts, chosen_method.every_token)
+        kept, captions = given_anchors(retain), chosen_method.captions
+        task = text_task(model, clip, concepts, kept, become, captions)
         eraser = fit_text(method, task, progress(), **chosen)
         if max_rank:
             eraser = eraser.limited(max_rank)

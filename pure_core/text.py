@@ -150,6 +150,9 @@ class TextTask:
         """Whether anything was chosen for what the concept becomes."""
         return any(self.anchor.prompts)
 
+    ordinary: TextVectors | None = None
+    """Captions of all sorts, for a method that keeps them."""
+
     def __post_init__(self) -> None:
         if len(self.anchor.prompts) != len(self.forget.prompts):
             raise FitError(
@@ -159,7 +162,8 @@ class TextTask:
         for prompt, end in zip(self.forget.prompts, self.forget.ends, strict=True):
             if end == self.forget.start:
                 raise FitError(f"forget: '{prompt}' has no words that the text encoder reads.")
-        others = [self.anchor, self.empty, *([self.retain] if self.retain else [])]
+        others = [self.anchor, self.empty]
+        others += [each for each in (self.retain, self.ordinary) if each is not None]
         kind = self.forget.width, self.forget.start
         if any((each.width, each.start) != kind for each in others):
             raise FitError("All prompts have to be encoded by one text encoder.")

@@ -36,6 +36,7 @@ def text_task(
     forget: AnchorSet,
     retain: AnchorSet,
     replacements: Sequence[str],
+    captions: Sequence[str] = (),
 ) -> TextTask:
     """Everything that a method by text is fitted on.
 
@@ -43,6 +44,7 @@ def text_task(
         retain: What to keep, may be empty.
         replacements: Prompts that the forget prompts become: one for all, or one for each; none
             for the empty prompt.
+        captions: Of all sorts, for a method that keeps them.
 
     Raises:
         ModelError: a model of no known family or one with several text encoders side by side,
@@ -66,6 +68,7 @@ def text_task(
         retain=read(retain) if retain else None,
         empty=read(AnchorSet.written([[""]])),
         model=text_model(model, sites, clip),
+        ordinary=read(AnchorSet.written([[each] for each in captions])) if captions else None,
     )
 
 

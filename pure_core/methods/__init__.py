@@ -15,7 +15,18 @@ __all__ = ["METHODS", "TEXT_METHODS", "ActivationMethod", "Method", "Setting", "
 
 M = TypeVar("M", bound=Method)
 
-ORDER = ("pure", "ridge", "mosaic", "leace", "uce", "cure", "rece", "speed", "oce")
+ORDER = (
+    "pure",
+    "ridge",
+    "mosaic",
+    "leace",
+    "calibrated tokens",
+    "uce",
+    "cure",
+    "rece",
+    "speed",
+    "oce",
+)
 """Names that come first, in the order of the menus; others follow by name."""
 
 

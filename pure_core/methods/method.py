@@ -258,3 +258,6 @@ class TextMethod(Method):
     every_token: bool = False
     """Whether it edits each token of a prompt, so that what the concept becomes has to stand in the
     prompt's own phrasing; without an anchor the concept becomes its neighbours."""
+
+    captions: tuple[str, ...] = ()
+    """Ordinary prompts that it keeps, to be encoded for it as `TextTask.ordinary`."""

@@ -9,7 +9,12 @@ with G and G* the projections onto the values W c of concept and anchors, c_p th
 last tokens and C_g the second moment of ordinary prompts' tokens. Only the ratios matter: here
 l = 1, `rotation` = e / l, `general` = g / l and `preserve_values` = p / l. The authors' differ a
 lot between kinds of concepts: defaults are those for objects, presets those for all kinds and for
-Flux, where they turn what the map through which all text enters puts out.
+Flux.
+
+Where all text enters by one map, as in Flux, R turns what that map puts out, without its bias:
+W' = R W. That is the authors' form, which edits this one matrix, at the last token of T5 before its
+end; the pooled CLIP vector's map is an option that they leave off. Their demonstration there has
+e = 1000, g = 10, p = 5 and l = 10. C_g is of all tokens but the padding.
 
 As in the authors' code: values only, and where det R < 0 the last column is negated. Differences:
 their ordinary prompts are 30 000 captions of photographs, here the retain prompts, with start and

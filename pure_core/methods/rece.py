@@ -11,8 +11,9 @@ stand right of W, so with S = sum W^T W and W' = W E it is c' = (m I + E^T S E)^
 all that is needed of the model.
 
 As in the authors' code, the rounds have weights of their own, l = p = 0.1, and the first edit has
-those of UCE. Presets are theirs by kind of concept: rounds, and m. Default: three rounds and
-m = 0.1, theirs for nudity. Difference: they treat all 77 positions, here `tokens` chooses.
+those of UCE, whose p they set to 0.1 for styles. Presets are theirs by kind of concept: rounds, m,
+and that p. Default: three rounds and m = 0.1, theirs for nudity. Differences: they treat all 77
+positions, here `tokens` chooses, and they retain the empty prompt as well.
 """
 
 from __future__ import annotations
@@ -125,9 +126,9 @@ def _text(left: Tensor, right: Tensor) -> LayerEraser:
     return LayerEraser(left, right, space="text")
 
 
-def _preset(rounds: int, recovery: float) -> dict[str, Value]:
-    weights = {each.name: each.default for each in (ROUND_RIDGE, ROUND_PRESERVE)}
-    return {ROUNDS.name: rounds, RECOVERY.name: recovery, **weights}
+def _preset(rounds: int, recovery: float, preserve: float = 1.0) -> dict[str, Value]:
+    weights = {each.name: each.default for each in (ERASE, RIDGE, ROUND_RIDGE, ROUND_PRESERVE)}
+    return {ROUNDS.name: rounds, RECOVERY.name: recovery, PRESERVE.name: preserve, **weights}
 
 
 METHOD = TextMethod(
@@ -148,7 +149,7 @@ METHOD = TextMethod(
     presets={
         "objects": _preset(1, 0.1),
         "difficult objects": _preset(1, 0.001),
-        "styles": _preset(1, 0.001),
+        "styles": _preset(1, 0.001, preserve=0.1),
         "unsafe content": _preset(2, 0.1),
         "nudity": _preset(3, 0.1),
     },

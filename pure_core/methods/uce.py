@@ -11,6 +11,12 @@ so W' = W E with one E for keys and values of all layers: W' - W = W sum e (c* -
 Defaults are those of the authors' present code: e = p = 1, l = 0.5, and of every prompt the last
 word's last token. Their first version used that token and all that follow, to the end of the
 padding: `tokens` chooses. Differences: prompts and anchors are those given, one encoding each.
+
+Where all text enters by one map, as in Flux, E is an edit of that map: W' = W E, with the same
+vectors, there the last token of T5 before its end. The authors' form for Flux is this with the same
+weights, l, e and p, and two more things, which are not here. It also edits the first map of the
+pooled CLIP vector by that vector. And its targets hold the map's bias, which the map then adds once
+more, so that the concept and what is preserved are moved by the bias; our targets are W c*.
 """
 
 from __future__ import annotations

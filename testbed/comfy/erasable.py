@@ -25,6 +25,7 @@ from comfyui_pure.pure_core.concepts import Anchors, anchors_for
 from comfyui_pure.pure_core.eraser import Eraser
 from comfyui_pure.pure_core.fitting import fit
 from comfyui_pure.pure_core.methods import METHODS
+from comfyui_pure.pure_core.methods.captions import CAPTIONS
 from comfyui_pure.pure_core.text import TextTask
 from comfyui_pure.pure_core.trajectory import Trajectory
 
@@ -36,6 +37,9 @@ SIZE = 64
 
 TRAJECTORY = Trajectory(width=SIZE, height=SIZE)
 STEPS, BATCH = 20, 32
+
+CAPTIONS_SEED = 1000
+"""Of captions, so that they are not those that pictures are judged by."""
 
 
 class Captured(NamedTuple):
@@ -108,7 +112,8 @@ class Erasable:
 
     def text_task(self, trial: Trial) -> TextTask:
         """What `PURE_FitText` fits on for the trial's concept."""
-        return text_task(self.model, self.clip, *anchors_of(trial), fallbacks_of(trial))
+        given = *anchors_of(trial), fallbacks_of(trial), captions_of(trial)
+        return text_task(self.model, self.clip, *given)
 
     def arriving(self, eraser: Eraser) -> dict[str, float]:
         """The share of each layer's change that arrives, as `PURE_Fit` measures it."""
@@ -136,3 +141,12 @@ def fallbacks_of(trial: Trial) -> tuple[str, ...]:
     """For every forget prompt the same about the plainest word for such a thing."""
     anchor = trial.world.prompts.anchor_of(trial.kind, trial.concept)
     return anchors_for(anchor, trial.kind, "").forget.prompts
+
+
+def captions_of(trial: Trial) -> tuple[str, ...]:
+    """Prompts of all sorts of the trial's world, as many as the plugin has captions of its own.
+
+    Those are of words that a small world's text encoder does not know.
+    """
+    prompts = trial.world.prompts.everything_prompts(len(CAPTIONS), True, CAPTIONS_SEED)
+    return tuple(prompt.text for prompt in prompts)

@@ -21,6 +21,7 @@ from comfyui_pure.pure_core.errors import EraserError, FitError
 from comfyui_pure.pure_core.export import export_checkpoint
 from comfyui_pure.pure_core.families import ROLES as ALL_ROLES
 from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
+from comfyui_pure.pure_core.fitting import fit_text
 from comfyui_pure.pure_core.methods import TEXT_METHODS
 from comfyui_pure.pure_core.selection import select
 from safetensors.torch import save_file
@@ -165,6 +166,20 @@ def test_token_ridge_takes_one_name_in_every_phrasing(loaded: Loaded) -> None:
     assert plain.fingerprint != named.fingerprint
     uce = fit(loaded, "uce", **sides, anchor="a mug")[0]
     assert uce.provenance.settings["anchor"] == "a mug"
+
+
+def test_trce_keeps_the_captions_that_come_with_it(loaded: Loaded) -> None:
+    """The node encodes them; without retain prompts they are all that is kept."""
+    method = TEXT_METHODS["trce"]
+    forget = AnchorSet.written([PROMPTS["forget"].split("\n")])
+    for retain in (PROMPTS["retain"], ""):
+        kept = AnchorSet.written([retain.split("\n")]) if retain else AnchorSet()
+        given = (loaded.model, loaded.clip, forget, kept, [PROMPTS["anchor"]])
+        task = text_task(*given, method.captions)
+        assert task.ordinary is not None and task.ordinary.prompts == method.captions
+        eraser = fit(loaded, "trce", retain=retain)[0]
+        assert eraser.fingerprint == fit_text("trce", task).fingerprint
+    assert text_task(*given).ordinary is None
 
 
 def test_the_end_of_a_prompt_is_found(loaded: Loaded) -> None:

@@ -85,6 +85,7 @@ TABLE = {
             *("rotation", "general", "preserve_values"),
             "max_rank",
             *("keep", "damping", "overshoot"),
+            *("caption_weight", "start_weight", "end_weight", "padding_weight", "name_weight"),
         ],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),

@@ -18,6 +18,7 @@ from comfyui_pure.nodes.host.sites import EffectiveWeights, ModelError, Sites
 from comfyui_pure.nodes.host.text import text_task
 from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import Eraser
+from comfyui_pure.pure_core.errors import FitError
 from comfyui_pure.pure_core.export.lora import DIFFUSERS
 from comfyui_pure.pure_core.families import ROLES
 from comfyui_pure.pure_core.files.eraser import load_eraser, save_eraser
@@ -236,6 +237,28 @@ def test_a_concept_is_read_as_its_anchor(method: str) -> None:
         require_edited(model, patched, fit_text(method, task))
         if method in ("uce", "double projections"):
             assert distance(patched, task) < 0.8 * distance(model, task)
+
+
+def test_trce_moves_how_a_prompt_ends_through_t5() -> None:
+    """T5 has no start token, PixArt no padding: the end token is what is left to move."""
+    model, clip = model_of("PixArt sigma"), encoder()
+    captions = TEXT_METHODS["trce"].captions
+    given = (model, clip, AnchorSet.written([["a fox"]]), AnchorSet(), ["an animal"])
+    task = text_task(*given, captions)
+    (entry,) = task.model.layers
+    end, there = task.forget.end_of(0), task.anchor.end_of(0)
+
+    def missed(patched: ModelPatcher) -> float:
+        weight = EffectiveWeights(patched, Sites.of(patched)).weight(entry, "values").double()
+        return float((weight @ end - task.model.weight_of(entry, "values").double() @ there).norm())
+
+    with untouched(model):
+        firm = patch(model, fit_text("trce", task, caption_weight=1e-5)).model
+        assert missed(firm) < 0.1 * missed(model)
+        careful = patch(model, fit_text("trce", task, caption_weight=10.0)).model
+        assert missed(firm) < missed(careful)
+        with pytest.raises(FitError, match="expected one above 0, of a token that this"):
+            fit_text("trce", task, end_weight=0.0, padding_weight=1.0, start_weight=1.0)
 
 
 def distance(model: ModelPatcher, task: TextTask) -> float:

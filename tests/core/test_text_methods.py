@@ -633,6 +633,182 @@ def test_double_projections_passes_over_shared_tokens_and_refuses_if_all_are():
         fit_text("double projections", text_task(retain=(*RETAIN, *FORGET)))
 
 
+# TRCE
+
+PLACES = {"start_weight": 0.5, "end_weight": 2.0, "padding_weight": 0.1, "name_weight": 3.0}
+
+
+def dense_trce(
+    w: Tensor,
+    task: TextTask,
+    *,
+    start_weight: float = 0.0,
+    end_weight: float = 1.0,
+    padding_weight: float = 0.0,
+    name_weight: float = 0.0,
+    caption_weight: float = 0.01,
+) -> Tensor:
+    """The authors' two sums on the weight of a layer, prompt after prompt, place after place."""
+    left, right = torch.zeros_like(w), torch.zeros(WIDTH, WIDTH, dtype=torch.float64)
+
+    def add(weight: float, c: Tensor, there: Tensor) -> None:
+        nonlocal left, right
+        left = left + weight * torch.outer(w @ there, c)
+        right = right + weight * torch.outer(c, c)
+
+    n = len(task.forget.prompts)
+    for number, (c, there) in enumerate(zip(task.forget.vectors, task.anchor.vectors, strict=True)):
+        end, stop = task.forget.ends[number], task.anchor.ends[number]
+        padding = len(c[end + 1 :])
+        if task.forget.start == 1:
+            add(start_weight / n, c[0], there[0])
+        add(end_weight / n, c[end], there[stop])
+        add(padding_weight * padding / n, c[-1], there[-1])
+        add(name_weight / n, c[end - 1], there[-1])
+    kept = [*task.ordinary.vectors, *(task.retain.vectors if task.retain else ())]
+    for rows in kept:
+        for token in rows:
+            add(caption_weight / len(kept), token, token)
+    floor = 1e-6 * right.trace() / WIDTH
+    return (left + floor * w) @ torch.linalg.inv(right + floor * EYE)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"caption_weight": 1.0}, PLACES, {"end_weight": 0.0, "padding_weight": 1.0}],
+    ids=["authors'", "careful", "every place", "padding alone"],
+)
+def test_trce_is_its_closed_form_in_every_layer(task, settings):
+    eraser = fit_text("trce", task, **settings)
+    assert_edits(task, eraser, lambda *at: dense_trce(at[2], task, **settings))
+
+
+@pytest.mark.parametrize("preset", TEXT_METHODS["trce"].presets.values())
+def test_trce_by_its_presets(preset):
+    task = TASKS["usual"]
+    eraser = fit_text("trce", task, **preset)
+    assert_edits(task, eraser, lambda *at: dense_trce(at[2], task, **preset))
+
+
+def without_start(vectors: TextVectors, length: int | None = None) -> TextVectors:
+    """As T5 gives them, or without padding if `length` is 0."""
+    ends = tuple(end - 1 for end in vectors.ends)
+    stops = [LENGTH if length is None else end + 2 for end in ends]
+    rows = tuple(rows[1:stop] for rows, stop in zip(vectors.vectors, stops, strict=True))
+    return TextVectors(vectors.anchors, rows, ends, start=0)
+
+
+def changed(task: TextTask, change: Callable[[TextVectors], TextVectors]) -> TextTask:
+    names = ("forget", "anchor", "retain", "empty", "ordinary")
+    return replace(task, **{name: change(getattr(task, name)) for name in names})
+
+
+def test_trce_without_a_start_token_or_padding_uses_the_places_there_are():
+    for length in (None, 0):
+        task = changed(TASKS["usual"], lambda each, length=length: without_start(each, length))
+        behind = [len(rows) - 1 for rows in task.forget.vectors]
+        assert (tuple(behind) == task.forget.ends) == (length == 0)
+        eraser = fit_text("trce", task, **PLACES)
+        assert_edits(task, eraser, lambda *at, task=task: dense_trce(at[2], task, **PLACES))
+        only = {**dict.fromkeys(PLACES, 0.0), "start_weight": 1.0}
+        with pytest.raises(FitError, match="expected one above 0, of a token that this"):
+            fit_text("trce", task, **only)
+
+
+def test_trce_needs_a_place_and_something_to_keep():
+    task = TASKS["usual"]
+    with pytest.raises(FitError, match=r"start_weight, end_weight.* got none. Set end_weight to 1"):
+        fit_text("trce", task, end_weight=0.0)
+    with pytest.raises(FitError, match="retain: the method trce keeps ordinary captions"):
+        fit_text("trce", replace(TASKS["no retain"], ordinary=None))
+    named = replace(TASKS["no retain"], ordinary=encoded("A CAT on a mat"))
+    with pytest.raises(FitError, match="retain: the method trce keeps ordinary captions"):
+        fit_text("trce", named)
+
+
+def test_trce_leaves_out_captions_that_name_the_concept():
+    task = TASKS["usual"]  # whose concept is called "a cat"
+    usual = fit_text("trce", task)
+    for extra, same in (("I saw a Cat there", True), ("I saw a cattle truck", False)):
+        more = encoded(*task.ordinary.prompts, extra)
+        found = fit_text("trce", replace(task, ordinary=more))
+        assert (found.fingerprint == usual.fingerprint) == same
+
+
+def test_trce_between_its_limits():
+    task = TASKS["usual"]
+    end = torch.stack([task.forget.end_of(n) for n in range(3)])
+    there = torch.stack([task.anchor.end_of(n) for n in range(3)])
+    assert_still(task, beyond("trce", task, caption_weight=1e12))
+    moved = beyond("trce", task, caption_weight=0.0)
+    after = edited(task, moved)
+    for which, before in weights(task, moved).items():
+        wanted = before @ there.T
+        assert (wanted - before @ end.T).norm() > 0.1 * wanted.norm()
+        assert (after[which] @ end.T - wanted).norm() < 1e-3 * wanted.norm()
+
+
+def test_trce_leaves_what_no_prompt_reads():
+    """Fewer captions than directions: the rest of the text's space stays, floor or not."""
+    task = replace(TASKS["no retain"], ordinary=encoded("an apple"))
+    seen = torch.cat([task.forget.end_of(n)[None] for n in range(3)] + [task.ordinary.vectors[0]])
+    hidden = torch.linalg.svd(seen, full_matrices=True)[2][torch.linalg.matrix_rank(seen) :]
+    assert len(hidden) >= 3
+    eraser = fit_text("trce", task)
+    assert changes(task, eraser) > 1e-2
+    assert_still(task, eraser, hidden)
+
+
+def test_the_captions_of_trce_are_ours_and_of_all_sorts():
+    captions = TEXT_METHODS["trce"].captions
+    assert len(captions) == len(set(captions)) > 30
+    assert all(caption == caption.lower().strip() for caption in captions)
+
+
+# Where all text enters
+
+
+def at_entry(task: TextTask, layer: str) -> TextTask:
+    """The same with one map that all text enters by, behind a text encoder like T5."""
+    model = replace(task.model, layers=(layer,), at_entry=True)
+    return replace(changed(task, without_start), model=model)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_uce_at_the_entry_is_equation_7_of_one_matrix_at_the_last_word_s_token(layer):
+    task = at_entry(TASKS["usual"], layer)
+    rows = last(task.forget), last(task.anchor), last(task.retain)
+    assert torch.equal(rows[0][0], TASKS["usual"].forget.vectors[0][2])  # "cat" of "a cat"
+    eraser = fit_text("uce", task)
+    weight = task.model.weight_of(layer, "values").double()
+    found = weight @ eraser.layers[layer].to(torch.float64).P
+    wanted = dense_uce(weight, *rows)
+    assert eraser.space == "text" and list(eraser.layers) == [layer]
+    assert (wanted - weight).norm() > 1e-2 * weight.norm()
+    assert (found - wanted).norm() < 2e-6 * wanted.norm()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_oce_by_its_preset_for_flux_is_the_authors_objective(layer):
+    """Their demonstration: e = 1000, g = 10, p = 5, l = 10, on the map that the text enters by."""
+    task = at_entry(TASKS["usual"], layer)
+    eraser = fit_text("oce", task, **TEXT_METHODS["oce"].presets["Flux"])
+    w = task.model.weight_of(layer, "values").double()
+    concept, there, kept = (last(each) @ w.T for each in (task.forget, task.anchor, task.retain))
+    g, g_there = (each.T @ torch.linalg.pinv(each.T, rtol=1e-9) for each in (concept, there))
+    tokens = torch.cat(
+        [rows[: end + 1] for rows, end in zip(task.retain.vectors, task.retain.ends, strict=True)]
+    )
+    objective = -1000 * g @ (torch.eye(len(w)).double() - g_there)
+    objective = objective + 10 * w @ mean_outer(tokens, tokens) @ w.T
+    objective = objective + 5 * kept.T @ kept + 10 * w @ w.T
+    wanted = polar(objective) @ w
+    found = w @ eraser.layers[layer].to(torch.float64).P
+    assert (wanted - w).norm() > 1e-2 * w.norm()
+    assert (found - wanted).norm() < 1e-5 * wanted.norm()
+
+
 # Token ridge
 
 
@@ -760,7 +936,9 @@ def test_erasers_are_as_wide_as_what_they_multiply(method):
         assert layer.rank <= layer.width
 
 
-@pytest.mark.parametrize("method", ["uce", "cure", "rece", "double projections", "token ridge"])
+@pytest.mark.parametrize(
+    "method", ["uce", "cure", "rece", "double projections", "token ridge", "trce"]
+)
 def test_what_is_the_same_in_all_layers_is_held_once(method):
     eraser = fit_text(method, TASKS["usual"])
     assert len({id(layer) for layer in eraser.layers.values()}) == 1
@@ -792,6 +970,8 @@ def test_rows_are_the_forget_tokens_second_moment():
         ("oce", {"preserve_values": -1.0}),
         ("oce", {"general": -1.0}),
         ("rece", {"round_ridge": 0.0}),
+        ("trce", {"caption_weight": -0.1}),
+        ("trce", {"end_weight": -1.0}),
         ("token ridge", {"keep": -1.0}),
         ("token ridge", {"damping": 0.0}),
         ("token ridge", {"overshoot": 0.0}),

@@ -23,6 +23,7 @@ LAYERS = {
 FORGET = ("a cat", "a photo of a cat", "one small cat")
 ANCHOR = ("an animal",)
 RETAIN = ("a dog", "a fox", "red cars", "the old house", "some green trees by a lake")
+CAPTIONS = ("a man at work", "blue sea and a boat", "an apple", "two horses on the long road")
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -81,6 +82,7 @@ def text_task(
         retain=encoded(*retain) if retain else None,
         empty=encoded(""),
         model=model or text_model(),
+        ordinary=encoded(*CAPTIONS),
     )
 
 

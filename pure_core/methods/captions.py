@@ -1,0 +1,43 @@
+"""Ordinary captions, for methods that keep what prompts of all sorts read."""
+
+from __future__ import annotations
+
+CAPTIONS = (
+    "a woman on a bicycle waits at a crossing",
+    "two children build a tower out of wooden blocks",
+    "an old man reads his newspaper on a park bench",
+    "a crowd of people walks across a bridge in the rain",
+    "a cook cuts vegetables in a narrow kitchen",
+    "a girl in a yellow coat jumps over a puddle",
+    "three friends sit around a campfire at night",
+    "a farmer leads a cow along a dusty road",
+    "a brown dog sleeps in front of the fireplace",
+    "a grey cat looks out of an open window",
+    "several horses graze on a hill above the sea",
+    "a small bird sits on a snowy branch",
+    "fish swim between colourful corals",
+    "a bee lands on a purple flower",
+    "a red bus turns into a busy street",
+    "a freight train crosses a desert under a blue sky",
+    "sailing boats lie in the harbour of a fishing village",
+    "a motorcycle leans against a brick wall",
+    "an aeroplane stands on a runway at sunset",
+    "a wooden hut at the edge of a dark forest",
+    "skyscrapers of glass behind a row of trees",
+    "a castle on a rock in the morning fog",
+    "waves break on a stony beach in winter",
+    "a waterfall in a green valley seen from above",
+    "a field of sunflowers under heavy clouds",
+    "a bowl of soup with bread on a white table",
+    "a slice of chocolate cake next to a cup of coffee",
+    "a basket full of apples and pears",
+    "a desk with a lamp, a laptop and a pile of books",
+    "a tidy bedroom with a large bed and striped curtains",
+    "a clock with golden hands on a church tower",
+    "a teddy bear in an armchair, a close photograph",
+    "a drawing of a city in pencil and ink",
+    "an oil painting of a bridge over a river",
+    "a poster with large letters and simple shapes",
+    "a black and white portrait of a musician with a violin",
+)
+"""Our own. Of people, animals, traffic, places, food, rooms, and pictures of several kinds."""
