@@ -65,7 +65,8 @@ class FitText(io.ComfyNode):
                     "forget",
                     "The concept's prompts: connect forget of PURE Concept, or type some, one a "
                     "line, an empty line between concepts. Most methods edit the last word's "
-                    "token, trce the end of the prompt, calibrated tokens and token ridge all of it.",
+                    "token, trce the end of the prompt, calibrated tokens and token ridge all of "
+                    "its words.",
                 ),
                 anchors_input(
                     "retain",
@@ -86,8 +87,9 @@ class FitText(io.ComfyNode):
                         tooltip=(
                             "What the concept becomes, for example 'art' or 'a creature': one line "
                             "for all prompts, or a line for each. Empty: the empty prompt, and "
-                            "for calibrated tokens and token ridge the neighbours. For these two one line is put into "
-                            "the phrasings of PURE Concept. cure has no anchor."
+                            "for calibrated tokens and token ridge the neighbours. For these two "
+                            "one line is put into the phrasings of PURE Concept. cure has no "
+                            "anchor."
                         ),
                     )
                 ),
