@@ -220,19 +220,23 @@ def tried_table(peers: Peers, most: int) -> str:
 def report_table(peers: Peers, best: Mapping[str, Settings], most: int) -> str:
     """Held-out concepts of a model by the authors' settings and by the chosen ones.
 
-    All rows are of the same concepts: those of each kind that every row has, up to `most`.
+    The rows of a method are of the same concepts, as many of each kind as both have, up to `most`.
     """
-    rows = [(UNEDITED[0], "", dict.fromkeys(peers.kinds, UNEDITED[1]))]
+    groups = [[(UNEDITED[0], "", dict.fromkeys(peers.kinds, UNEDITED[1]))]]
     for method, settings in best.items():
         own = {kind: named(method, authors_settings(method, kind)) for kind in peers.kinds}
         words = named(method, settings)
-        rows += [(method, AS_AUTHORS, own), (method, words, dict.fromkeys(peers.kinds, words))]
-    while most and not all(_row(peers, *row, most) for row in rows):
-        most -= 1
-    if not most:
-        return "Not measured.\n"
+        same = dict.fromkeys(peers.kinds, words)
+        groups.append([(method, AS_AUTHORS, own), (method, words, same)])
+    rows: list[tuple[object, ...]] = []
+    for group in groups:
+        for count in range(most, 0, -1):
+            found = [_row(peers, *each, count) for each in group]
+            if all(found):
+                rows += found
+                break
     heads = ("method", "settings", "concepts", *FOUR, *peers.kinds, "mean of kinds")
-    return markdown(heads, (_row(peers, *row, most) for row in rows))
+    return markdown(heads, rows) if len(rows) > 1 else "Not measured.\n"
 
 
 def _row(
