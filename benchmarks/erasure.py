@@ -147,7 +147,9 @@ def settings_of(method: str, kind: str, authors: bool) -> Mapping[str, Any] | No
     return None if known is None or preset is None else known.presets[preset]
 
 
-def measure(model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int) -> None:
+def measure(
+    model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int, methods: Iterable[str]
+) -> None:
     """Add what the ledger does not have yet of one concept and seed."""
     captured: list[Captured] = []
     took = 0.0
@@ -160,7 +162,7 @@ def measure(model: Any, ledger: Ledger, run: Run, trial: Trial, seed: int) -> No
             took = time.monotonic() - started
         return captured[0]
 
-    for method in METHODS_TRIED:
+    for method in methods:
         key = (*run, trial.kind, trial.concept, method, seed, seed)
         settings = settings_of(method, trial.kind, run.settings == AUTHORS)
         if key in ledger or settings is None:
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="comfyui")
     parser.add_argument("--concepts", choices=("development", "held-out"), default="held-out")
     parser.add_argument("--kind", action="append", help="only this one")
+    parser.add_argument("--method", action="append", choices=METHODS_TRIED, help="only this one")
     parser.add_argument("--limit", type=int, default=2, help="concepts of each kind")
     parser.add_argument("--count", type=int, default=8, help="prompts for each number and seed")
     parser.add_argument("--seeds", type=int, default=3, help="each with a capture of its own")
@@ -242,7 +245,7 @@ def main() -> None:
                     trial = tested.world.trial(kind, concept, args.count, seed)
                     if tested.world is DRAWN:  # as its results were begun
                         trial = trial._replace(unlisted_neighbours=[])
-                    measure(model, ledger, run, trial, seed)
+                    measure(model, ledger, run, trial, seed, args.method or METHODS_TRIED)
     marks += ["as-authors"] * args.as_authors
     stem = "-".join([args.concepts, *marks])
     text = run.text(ledger)
