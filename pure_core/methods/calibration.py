@@ -52,7 +52,11 @@ MOST = 256
 """The widest space in which moments are taken."""
 
 FARTHEST = 3.0
-"""The most that an eraser is scaled by: a reach below a third says that it does not carry over."""
+"""The most that an eraser is scaled by. Dampings that would need more are not chosen."""
+
+NEARLY = 0.9
+"""Where all would, the eraser does not carry over, and one that reaches nearly as far as any is
+chosen: this share of it."""
 
 
 class Chosen(NamedTuple):
@@ -141,7 +145,8 @@ def calibrate(blocks: Sequence[Groups], balance: float) -> Chosen:
     totals = torch.stack([_left_out(moments, balance) for moments in counted]).sum(0) / gap
     reach, energy, moved = totals.clamp(min=1e-9)
     at_target = (energy + balance * moved) / reach.square()
-    best = int(at_target.argmin())
+    within = reach >= min(1 / FARTHEST, NEARLY * float(reach.max()))
+    best = int(torch.where(within, at_target, torch.inf).argmin())
     overshoot = min(1 / float(reach[best]), FARTHEST)
     return Chosen(
         DAMPINGS[best],

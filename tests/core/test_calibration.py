@@ -93,7 +93,7 @@ def test_it_is_what_fitting_again_without_each_group_finds(shifting):
 
 
 def test_noisier_rows_want_more_damping_and_a_higher_balance_too():
-    quiet, noisy = (calibrate([groups(noise=noise)], BALANCE) for noise in (0.1, 2.0))
+    quiet, noisy = (calibrate([groups(noise=noise)], BALANCE) for noise in (0.1, 1.0))
     assert noisy.damping > quiet.damping
     assert noisy.reach < quiet.reach
     careful, bold = (calibrate([groups(noise=1.0)], each) for each in (100.0, 0.1))
@@ -169,10 +169,30 @@ def test_wide_rows_are_calibrated_in_their_leading_directions():
     assert wide.reach == pytest.approx(chosen.reach, abs=0.02)
 
 
+def test_a_damping_that_would_need_too_much_scaling_is_not_chosen():
+    """A neighbour that looks like the concept is moved when left out, whatever the damping."""
+    given, generator = groups(), torch.Generator().manual_seed(0)
+    with_twin = [
+        torch.cat([each, rows[None]]) for rows, each in zip(given.forget, given.others, strict=True)
+    ]
+    noise = [torch.randn(each.shape, dtype=each.dtype, generator=generator) for each in with_twin]
+    others = [each + 0.3 * more for each, more in zip(with_twin, noise, strict=True)]
+    kept = list(torch.stack(others).transpose(0, 1).flatten(1, 2))
+    near = replace(given, others=others, kept=kept)
+    by_hand = {each: left_out(near, each) for each in DAMPINGS}
+    errors = {d: (q + BALANCE * m) / r**2 for d, (r, q, m) in by_hand.items()}
+    unlimited = min(errors, key=errors.__getitem__)
+    assert by_hand[unlimited][0] < 1 / FARTHEST  # else this shows nothing
+    chosen = calibrate([near], BALANCE)
+    assert chosen.reach * chosen.overshoot == pytest.approx(1)
+    assert chosen.overshoot <= FARTHEST
+
+
 def test_an_eraser_that_does_not_carry_over_is_not_scaled_without_limit():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(3, 4, WIDTH, dtype=torch.float64, generator=generator)
     others = 5 * torch.randn(3, 6, 4, WIDTH, dtype=torch.float64, generator=generator)
     kept = list(others.transpose(0, 1).flatten(1, 2))
-    chosen = calibrate([Groups(list(noise), list(others), kept, ALWAYS)], 100.0)
-    assert chosen.overshoot <= FARTHEST
+    given = Groups(list(noise), list(others), kept, ALWAYS)
+    chosen = calibrate([given], 100.0)
+    assert chosen.overshoot == FARTHEST and chosen.reach < 1 / FARTHEST
