@@ -91,7 +91,7 @@ FITS = (
     ("pure", TOGETHER, "defaults"),
     ("pure", BY_HEAD, AUTHORS),
 )
-AT_ENTRY = ("token ridge", "uce", "rece", "speed", "oce", "cure")
+AT_ENTRY = ("calibrated tokens", "token ridge", "uce", "rece", "speed", "oce", "cure")
 
 
 def ways(model: NarrowJointModel) -> Iterator[Way]:
