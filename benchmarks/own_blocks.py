@@ -18,7 +18,7 @@ from comfyui_pure.pure_core.anchors import AnchorSet
 from comfyui_pure.pure_core.eraser import LayerEraser
 from comfyui_pure.pure_core.methods.least_squares import DAMPING, KEEP, least_squares_factors
 from comfyui_pure.pure_core.methods.ridge import OVERSHOOT
-from comfyui_pure.pure_core.methods.token_ridge import neighbours_at_their_places
+from comfyui_pure.pure_core.methods.token_ridge import tokens_at_their_places
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -79,7 +79,7 @@ def fitted(model: NarrowJointModel, trial: Trial, where: str) -> dict[Place, Lay
         times = list(zip(forget[place], retain[place], strict=True))
         left, right = least_squares_factors(
             torch.cat([rows for moved, _ in times for rows in moved]),
-            torch.cat([neighbours_at_their_places(*each) for each in times]),
+            torch.cat([tokens_at_their_places(*each) for each in times]),
             torch.cat([rows for _, kept in times for rows in kept]),
             float(KEEP.default),
             float(DAMPING.default),
