@@ -86,6 +86,7 @@ TABLE = {
             "max_rank",
             *("keep", "damping", "overshoot"),
             *("caption_weight", "start_weight", "end_weight", "padding_weight", "name_weight"),
+            "balance",
         ],
         [("eraser", "PURE_ERASER"), ("summary", "STRING")],
     ),
