@@ -38,8 +38,8 @@ from .method import Setting
 BALANCE = Setting(
     "balance",
     10.0,
-    "What moving a neighbour counts against leaving as much of the concept. Higher keeps more, "
-    "lower erases more of what was not captured. It does not depend on the model.",
+    "What moving a neighbour counts against leaving as much of the concept. Higher keeps "
+    "neighbours better, lower erases more in prompts that were not given. It has no unit.",
     least=0.1,
     most=1000,
     step=0.1,
