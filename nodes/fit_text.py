@@ -119,15 +119,15 @@ class FitText(io.ComfyNode):
         **settings: float | str,
     ) -> io.NodeOutput:
         require_one_of("method", method, TEXT_METHODS)
-        chosen = chosen_settings(TEXT_METHODS[method], preset, settings)
+        chosen = TEXT_METHODS[method]
+        values = chosen_settings(chosen, preset, settings)
         concepts = given_anchors(forget)
         if not concepts:
             raise PromptError("forget: expected at least one prompt, got none.")
-        chosen_method = TEXT_METHODS[method]
-        become = _replacements(lines(anchor), concepts, chosen_method.every_token)
-        kept, captions = given_anchors(retain), chosen_method.captions
-        task = text_task(model, clip, concepts, kept, become, captions)
-        eraser = fit_text(method, task, progress(), **chosen)
+        become = _replacements(lines(anchor), concepts, chosen.every_token)
+        kept = given_anchors(retain)
+        task = text_task(model, clip, concepts, kept, become, chosen.captions)
+        eraser = fit_text(method, task, progress(), **values)
         if max_rank:
             eraser = eraser.limited(max_rank)
         return io.NodeOutput(eraser, summary(eraser))

@@ -145,11 +145,6 @@ class TextTask:
 
     model: TextModel
 
-    @property
-    def replaced(self) -> bool:
-        """Whether anything was chosen for what the concept becomes."""
-        return any(self.anchor.prompts)
-
     ordinary: TextVectors | None = None
     """Captions of all sorts, for a method that keeps them."""
 
@@ -167,6 +162,11 @@ class TextTask:
         kind = self.forget.width, self.forget.start
         if any((each.width, each.start) != kind for each in others):
             raise FitError("All prompts have to be encoded by one text encoder.")
+
+    @property
+    def replaced(self) -> bool:
+        """Whether anything was chosen for what the concept becomes."""
+        return any(self.anchor.prompts)
 
 
 def repeated(anchor: TextVectors, count: int) -> TextVectors:
